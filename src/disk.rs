@@ -1,0 +1,385 @@
+//! The only file access: I/O errors that name their path, bounded reads, durable writes.
+//!
+//! Everything read from the drive may be hostile, so a read says how large it may be. Temp-and-rename writes are for
+//! files that can be made again; they aren't safe on exFAT under a power cut, so precious files use two slots.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use crate::hint::Hint;
+
+/// The largest file that FAT32 can hold: 4 GiB less one byte.
+pub const FAT32_FILE_BYTES_MAX: u64 = u32::MAX as u64;
+
+/// What went wrong with a file, by what a person can do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum DiskError {
+    /// There is nothing at the path.
+    #[error("`{}` doesn't exist", path.display())]
+    NotFound {
+        /// Where.
+        path: PathBuf,
+    },
+    /// Something is already at the path.
+    #[error("`{}` exists already", path.display())]
+    Exists {
+        /// Where.
+        path: PathBuf,
+    },
+    /// The medium is full.
+    #[error("no space is left for `{}`", path.display())]
+    Full {
+        /// What was being written.
+        path: PathBuf,
+    },
+    /// The medium can't be written.
+    #[error("`{}` can't be written: the drive is write-protected", path.display())]
+    ReadOnly {
+        /// What was to be written.
+        path: PathBuf,
+    },
+    /// The medium went away or fails.
+    #[error("the drive that holds `{}` doesn't answer", path.display())]
+    Gone {
+        /// What was being read or written.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// The file is larger than anything that belongs there.
+    #[error("`{}` has {bytes} bytes, more than the {bytes_max} allowed there", path.display())]
+    TooLarge {
+        /// Which file.
+        path: PathBuf,
+        /// Its size.
+        bytes: u64,
+        /// The largest size that is read.
+        bytes_max: u64,
+    },
+    /// The file isn't text.
+    #[error("`{}` isn't UTF-8 text", path.display())]
+    NotText {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// Anything else.
+    #[error("can't {action} `{}`", path.display())]
+    Other {
+        /// What was attempted, as a verb.
+        action: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+}
+
+impl DiskError {
+    /// Sorts an I/O error that came up while trying to `action` the file at `path`.
+    pub fn new(action: &'static str, path: &Path, source: io::Error) -> Self {
+        let path = path.to_path_buf();
+        match source.kind() {
+            io::ErrorKind::NotFound => Self::NotFound { path },
+            io::ErrorKind::AlreadyExists => Self::Exists { path },
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full { path },
+            io::ErrorKind::ReadOnlyFilesystem => Self::ReadOnly { path },
+            // EIO, ENXIO, ENODEV, ENOTCONN, ESHUTDOWN: what a pulled stick answers.
+            _ if matches!(source.raw_os_error(), Some(5 | 6 | 19 | 107 | 108)) => Self::Gone { path, source },
+            _ => Self::Other { action, path, source },
+        }
+    }
+
+    /// Whether there was nothing at the path.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::NotFound { .. })
+    }
+}
+
+impl Hint for DiskError {
+    fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::NotFound { .. } => "check the path".into(),
+            Self::Exists { .. } => "choose another name, or remove it first".into(),
+            Self::Full { .. } => "free some space on the drive and try again".into(),
+            Self::ReadOnly { .. } => {
+                "slide the drive's lock open, or copy the folder to a drive that can be written".into()
+            }
+            Self::Gone { .. } => "plug the drive in again; everything acknowledged is kept".into(),
+            Self::TooLarge { .. } | Self::NotText { .. } => "replace it with the file that belongs there".into(),
+            Self::Other { .. } => "check the path and its permissions".into(),
+        })
+    }
+}
+
+/// Reads the whole file at `path`, refusing one of more than `bytes_max` bytes before reading it.
+///
+/// # Errors
+/// [`DiskError::TooLarge`], and what reading can meet. A folder, pipe or device is refused.
+pub fn read(path: &Path, bytes_max: u64) -> Result<Vec<u8>, DiskError> {
+    let (file, bytes) = open(path)?;
+    if bytes > bytes_max {
+        return Err(DiskError::TooLarge { path: path.into(), bytes, bytes_max });
+    }
+    let mut content = Vec::with_capacity(bytes as usize);
+    // A file that grows while it is read stays within the limit too.
+    file.take(bytes_max + 1).read_to_end(&mut content).map_err(|e| DiskError::new("read", path, e))?;
+    if content.len() as u64 > bytes_max {
+        return Err(DiskError::TooLarge { path: path.into(), bytes: content.len() as u64, bytes_max });
+    }
+    Ok(content)
+}
+
+/// Reads the whole text file at `path`; see [`read`].
+///
+/// # Errors
+/// As [`read`], and [`DiskError::NotText`].
+pub fn read_text(path: &Path, bytes_max: u64) -> Result<String, DiskError> {
+    String::from_utf8(read(path, bytes_max)?).map_err(|_| DiskError::NotText { path: path.into() })
+}
+
+/// Opens a regular file for reading and tells its size in bytes.
+///
+/// # Errors
+/// What opening can meet. A folder, pipe or device is refused, without blocking on it.
+pub fn open(path: &Path) -> Result<(File, u64), DiskError> {
+    let metadata = fs::metadata(path).map_err(|e| DiskError::new("open", path, e))?;
+    if !metadata.is_file() {
+        let source = io::Error::new(io::ErrorKind::InvalidInput, "it isn't a regular file");
+        return Err(DiskError::new("open", path, source));
+    }
+    let file = File::open(path).map_err(|e| DiskError::new("open", path, e))?;
+    Ok((file, metadata.len()))
+}
+
+/// Reads exactly `buffer.len()` bytes at `offset` of the open `file`, whose `path` is for errors.
+///
+/// # Errors
+/// What reading can meet, a file that ends too early included.
+pub fn read_at(mut file: &File, path: &Path, offset: u64, buffer: &mut [u8]) -> Result<(), DiskError> {
+    let read = file.seek(SeekFrom::Start(offset)).and_then(|_| file.read_exact(buffer));
+    read.map_err(|e| DiskError::new("read", path, e))
+}
+
+/// The size of the regular file at `path` in bytes, or `None` where there is nothing.
+///
+/// # Errors
+/// What looking can meet. Anything but a regular file is refused.
+pub fn size(path: &Path) -> Result<Option<u64>, DiskError> {
+    match open(path) {
+        Ok((_, bytes)) => Ok(Some(bytes)),
+        Err(error) if error.is_not_found() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether anything is at `path`, a dangling link included.
+pub fn exists(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok()
+}
+
+/// Whether `path` is a folder.
+pub fn is_folder(path: &Path) -> bool {
+    path.is_dir()
+}
+
+/// Makes the folder `path` and the folders above it where they are missing.
+///
+/// # Errors
+/// What making folders can meet.
+pub fn create_folder(path: &Path) -> Result<(), DiskError> {
+    fs::create_dir_all(path).map_err(|e| DiskError::new("create", path, e))
+}
+
+/// Whether operating systems leave files of this name on any drive they touch; they are never part of a bundle.
+pub fn is_litter(name: &str) -> bool {
+    name.starts_with("._")
+        || matches!(
+            name,
+            ".DS_Store" | ".metadata_never_index" | ".Trashes" | ".fseventsd" | "System Volume Information"
+        )
+        || name.starts_with(".Spotlight-V")
+}
+
+/// The names in a folder, sorted, without litter (see [`is_litter`]). Names that aren't UTF-8 are lossy.
+///
+/// # Errors
+/// What listing can meet.
+pub fn list(folder: &Path) -> Result<Vec<String>, DiskError> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder).map_err(|e| DiskError::new("list", folder, e))? {
+        let entry = entry.map_err(|e| DiskError::new("list", folder, e))?;
+        names.push(entry.file_name().to_string_lossy().into_owned());
+    }
+    names.retain(|name| !is_litter(name));
+    names.sort();
+    Ok(names)
+}
+
+/// Writes a file so that it is on the medium when this returns: a `.partial` beside it, synced, renamed, read back by size.
+///
+/// # Errors
+/// What writing can meet; the file that was there before is then untouched.
+pub fn write(path: &Path, content: &[u8]) -> Result<(), DiskError> {
+    let mut partial = PartialFile::create(path)?;
+    partial.write(content)?;
+    partial.finish()
+}
+
+/// A file that takes its name only when it is complete and on the medium. Dropped before that, it is removed.
+#[derive(Debug)]
+pub struct PartialFile {
+    file: Option<File>,
+    partial: PathBuf,
+    path: PathBuf,
+}
+
+impl PartialFile {
+    /// Starts the file that will be at `path`, as `path` with `.partial` added.
+    ///
+    /// # Errors
+    /// What creating can meet.
+    pub fn create(path: &Path) -> Result<Self, DiskError> {
+        let mut name = path.as_os_str().to_owned();
+        name.push(".partial");
+        let partial = PathBuf::from(name);
+        let file = File::create(&partial).map_err(|e| DiskError::new("create", &partial, e))?;
+        Ok(Self { file: Some(file), partial, path: path.into() })
+    }
+
+    /// Appends `bytes`.
+    ///
+    /// # Errors
+    /// What writing can meet.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), DiskError> {
+        match &mut self.file {
+            Some(file) => file.write_all(bytes).map_err(|e| DiskError::new("write", &self.path, e)),
+            None => Ok(()),
+        }
+    }
+
+    /// Syncs the file and gives it its name.
+    ///
+    /// # Errors
+    /// What syncing and renaming can meet.
+    pub fn finish(mut self) -> Result<(), DiskError> {
+        if let Some(file) = self.file.take() {
+            file.sync_all().map_err(|e| DiskError::new("write", &self.path, e))?;
+            drop(file);
+            fs::rename(&self.partial, &self.path).map_err(|e| DiskError::new("write", &self.path, e))?;
+            if let Some(folder) = self.path.parent() {
+                sync_folder(folder)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for PartialFile {
+    fn drop(&mut self) {
+        if self.file.take().is_some() {
+            // The error that led here is the one to report.
+            let _ = fs::remove_file(&self.partial);
+        }
+    }
+}
+
+/// Makes the names in a folder durable.
+///
+/// # Errors
+/// What syncing can meet; file systems that can't sync a folder (exFAT through FUSE) are not an error.
+pub fn sync_folder(folder: &Path) -> Result<(), DiskError> {
+    let synced =
+        File::open(if folder.as_os_str().is_empty() { Path::new(".") } else { folder }).and_then(|f| f.sync_all());
+    match synced {
+        Err(e)
+            if !matches!(
+                e.kind(),
+                io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported | io::ErrorKind::PermissionDenied
+            ) =>
+        {
+            Err(DiskError::new("sync", folder, e))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Opens the file at `path` for reading and writing, making an empty one where there is none.
+///
+/// # Errors
+/// What opening can meet.
+pub fn open_or_create(path: &Path) -> Result<File, DiskError> {
+    let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
+    opened.map_err(|e| DiskError::new("open", path, e))
+}
+
+/// Gives `from` the name `to`, on the same medium.
+///
+/// # Errors
+/// What renaming can meet.
+pub fn rename(from: &Path, to: &Path) -> Result<(), DiskError> {
+    fs::rename(from, to).map_err(|e| DiskError::new("rename", from, e))?;
+    to.parent().map_or(Ok(()), sync_folder)
+}
+
+/// Removes the file at `path`; one that isn't there is fine.
+///
+/// # Errors
+/// What removing can meet.
+pub fn remove(path: &Path) -> Result<(), DiskError> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(DiskError::new("remove", path, e)),
+        _ => Ok(()),
+    }
+}
+
+/// Removes the folder `path` with all that is in it; one that isn't there is fine.
+///
+/// # Errors
+/// What removing can meet.
+pub fn remove_folder(path: &Path) -> Result<(), DiskError> {
+    match fs::remove_dir_all(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(DiskError::new("remove", path, e)),
+        _ => Ok(()),
+    }
+}
+
+/// How many bytes can still be written to the medium that holds the folder `path`.
+///
+/// # Errors
+/// What asking can meet.
+pub fn free_bytes(path: &Path) -> Result<u64, DiskError> {
+    let stats = rustix::fs::statvfs(path).map_err(|e| DiskError::new("measure", path, e.into()))?;
+    Ok(stats.f_bavail.saturating_mul(stats.f_frsize))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_folder::TestFolder;
+
+    #[test]
+    fn reading_is_bounded_and_names_the_path() {
+        let folder = TestFolder::new();
+        let path = folder.path().join("a file");
+        write(&path, b"12345").expect("the folder can be written");
+        assert_eq!(read(&path, 5).expect("it fits"), b"12345");
+        let error = read(&path, 4).expect_err("it is larger");
+        assert!(matches!(error, DiskError::TooLarge { bytes: 5, bytes_max: 4, .. }), "{error}");
+        assert!(error.to_string().contains("a file"));
+        assert!(matches!(read(folder.path(), 9), Err(DiskError::Other { .. })), "a folder is no file");
+        assert!(read(&folder.path().join("none"), 9).expect_err("nothing is there").is_not_found());
+    }
+
+    #[test]
+    fn a_file_takes_its_name_only_when_it_is_complete() {
+        let folder = TestFolder::new();
+        let path = folder.path().join("file");
+        write(&path, b"old").expect("the folder can be written");
+        let mut partial = PartialFile::create(&path).expect("the folder can be written");
+        partial.write(b"new").expect("the folder can be written");
+        drop(partial);
+        assert_eq!(read(&path, 9).expect("it is there"), b"old");
+        assert_eq!(list(folder.path()).expect("it can be listed"), ["file"]);
+    }
+}

@@ -1,0 +1,18 @@
+//! Tiles: a private AI assistant that lives on a flash drive. This crate is its library; `src/tiles/` is the program.
+//!
+//! The modules stand in dependency order: each uses only modules listed above it. `tests/it/tidy.rs` checks that.
+
+// ── floor 0 · values: no I/O, clock, randomness, threads
+pub mod hint;
+pub mod time;
+pub mod digest;
+pub mod message;
+pub mod sampling;
+pub mod manifest;
+
+// ── floor 1 · the machine
+pub mod disk;
+pub mod verified;
+
+#[cfg(test)]
+mod test_folder;

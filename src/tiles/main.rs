@@ -1,0 +1,2 @@
+//! The program `tiles`.
+fn main() {}
