@@ -1,1 +1,3 @@
-//! Integration tests.
+//! The integration tests, in one binary: each module is one promise of the program.
+
+mod tidy;

@@ -1,0 +1,375 @@
+//! What a person can type after `tiles`: the commands and their flags, as clap reads them.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// A private AI assistant that lives on a flash drive.
+///
+/// Without a command: asks for the passphrase and opens a conversation. The first time, it sets the drive up.
+#[derive(Debug, Parser)]
+#[command(
+    name = "tiles",
+    version,
+    before_help = "Examples:\n  tiles                                     talk\n  tiles -p \"What is the capital of France?\"  \
+                   one answer\n  cat notes.txt | tiles -p \"Summarise this.\"\n  tiles session search paris\n  tiles doctor",
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    disable_help_subcommand = false
+)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(flatten)]
+    pub(crate) run: RunArguments,
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+}
+
+/// Flags that every command takes, before or after its name.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Global flags")]
+pub(crate) struct Global {
+    /// Use the bundle in this folder instead of the one around the program
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) bundle: Option<PathBuf>,
+    /// Print one JSON value on standard output, and nothing else there
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Say only what was asked for, and errors
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
+    /// Say more about what is being done
+    #[arg(short, long, global = true)]
+    pub(crate) verbose: bool,
+    /// Never ask: fail and name the flag that answers
+    #[arg(long, global = true)]
+    pub(crate) no_input: bool,
+    /// When to use colour
+    #[arg(long, global = true, value_enum, value_name = "WHEN", default_value = "auto")]
+    pub(crate) color: ColorChoice,
+    /// Read the passphrase from the first line of this file
+    #[arg(long, global = true, value_name = "FILE", conflicts_with = "passphrase_fd")]
+    pub(crate) passphrase_file: Option<PathBuf>,
+    /// Read the passphrase from the first line of this open file descriptor
+    #[arg(long, global = true, value_name = "N")]
+    pub(crate) passphrase_fd: Option<u32>,
+}
+
+/// When to use colour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ColorChoice {
+    /// On a terminal that has it, unless `NO_COLOR` is set
+    Auto,
+    /// Always
+    Always,
+    /// Never
+    Never,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Talk to a model, or ask it one thing
+    #[command(before_help = "Examples:\n  tiles run\n  tiles run -p \"Why is the sky blue?\" --set temperature=0\n  \
+                             tiles run ./Modelfile -p -  < question.txt")]
+    Run(RunArguments),
+    /// Show or set up the identity of this drive
+    #[command(before_help = "Examples:\n  tiles account\n  tiles account create Ada\n  tiles account set-nickname Ada")]
+    Account {
+        #[command(subcommand)]
+        command: Option<AccountCommand>,
+    },
+    /// List, show, add and remove models
+    #[command(before_help = "Examples:\n  tiles model list\n  tiles model import ~/Downloads/model.gguf --name mine")]
+    Model {
+        #[command(subcommand)]
+        command: ModelCommand,
+    },
+    /// Check, format and explain Modelfiles
+    #[command(before_help = "Examples:\n  tiles modelfile check Modelfile\n  tiles modelfile explain Modelfile")]
+    Modelfile {
+        #[command(subcommand)]
+        command: ModelfileCommand,
+    },
+    /// List, search, rename, delete and export conversations
+    #[command(before_help = "Examples:\n  tiles session list\n  tiles session export 3f2a --format md > talk.md")]
+    Session {
+        #[command(subcommand)]
+        command: SessionCommand,
+    },
+    /// Show and verify the bundle
+    #[command(before_help = "Examples:\n  tiles bundle info\n  tiles bundle verify --full")]
+    Bundle {
+        #[command(subcommand)]
+        command: BundleCommand,
+    },
+    /// Check this drive and this machine
+    #[command(visible_alias = "health", before_help = "Examples:\n  tiles doctor\n  tiles doctor --json")]
+    Doctor,
+    /// Say what is stored where, and what the operating system itself records
+    Privacy,
+    /// Show the settings in force and where each came from
+    #[command(before_help = "Example:\n  tiles config show")]
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+    /// Print a completion script for a shell
+    #[command(before_help = "Example:\n  source <(tiles completions bash)")]
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page
+    #[command(hide = true)]
+    Man,
+}
+
+/// What to run and how.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct RunArguments {
+    /// A model's name, or the path of a Modelfile
+    #[arg(value_name = "MODEL")]
+    pub(crate) model: Option<String>,
+    /// Ask this, print the answer and end; `-` reads it from standard input
+    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub(crate) prompt: Option<String>,
+    /// Set a PARAMETER of the Modelfile, such as `temperature=0`
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// The seed of the random choice of tokens
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+    /// The system message, instead of the Modelfile's
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub(crate) system: Option<String>,
+    /// Which engine computes
+    #[arg(long, value_enum, default_value = "auto")]
+    pub(crate) engine: EngineChoice,
+    /// Keep nothing of this conversation
+    #[arg(long)]
+    pub(crate) no_save: bool,
+    /// Go on with this session: its id, or the beginning of it
+    #[arg(long, value_name = "ID", conflicts_with = "no_save")]
+    pub(crate) session: Option<String>,
+    /// Print statistics after each answer
+    #[arg(long)]
+    pub(crate) stats: bool,
+    #[command(flatten)]
+    pub(crate) onboarding: OnboardingArguments,
+}
+
+/// Answers to the questions of the first run.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "First run")]
+pub(crate) struct OnboardingArguments {
+    /// First run: what to call you
+    #[arg(long, value_name = "NAME")]
+    pub(crate) nickname: Option<String>,
+    /// First run: make no recovery words; a forgotten passphrase then means that everything is lost
+    #[arg(long)]
+    pub(crate) no_recovery: bool,
+    /// First run: write the recovery words to this new file instead of showing them; `-` is standard output
+    #[arg(long, value_name = "FILE", conflicts_with = "no_recovery")]
+    pub(crate) recovery_file: Option<PathBuf>,
+}
+
+/// Which engine computes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum EngineChoice {
+    /// The fastest one here
+    #[default]
+    Auto,
+    /// Our own, on the processor
+    Cpu,
+    /// MLX, on Apple's GPUs
+    Mlx,
+}
+
+/// What to do with the identity.
+#[derive(Debug, Subcommand)]
+pub(crate) enum AccountCommand {
+    /// Set this drive up: make its identity and key file
+    Create {
+        /// What to call you
+        nickname: Option<String>,
+        #[command(flatten)]
+        onboarding: OnboardingArguments,
+    },
+    /// Change what to call you
+    SetNickname {
+        /// The new name
+        nickname: String,
+    },
+}
+
+/// What to do with models.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ModelCommand {
+    /// List the models on this drive
+    #[command(visible_alias = "ls")]
+    List,
+    /// Show one model: where it comes from, its size, licence and files
+    Show {
+        /// Its name
+        name: String,
+    },
+    /// Add a model: an MLX or Hugging Face folder, a .gguf, .safetensors, .tar or .tar.zst file
+    Import {
+        /// What to import
+        path: PathBuf,
+        /// What to call it; made from the file's name if not given
+        #[arg(long)]
+        name: Option<String>,
+        /// Say what would be done, and do nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Read a model, or all of them, in full and compare every byte with its digest
+    Verify {
+        /// Its name; all models if not given
+        name: Option<String>,
+    },
+    /// Remove a model that was added
+    #[command(visible_alias = "rm")]
+    Remove {
+        /// Its name
+        name: String,
+        /// Don't ask
+        #[arg(long)]
+        yes: bool,
+        /// Say what would be done, and do nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Write a model into one .tar or .tar.zst file that `import` reads
+    Export {
+        /// Its name
+        name: String,
+        /// The file to make
+        file: PathBuf,
+    },
+}
+
+/// What to do with Modelfiles.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ModelfileCommand {
+    /// List everything that is wrong in a Modelfile
+    Check {
+        /// The Modelfile; `-` is standard input
+        file: PathBuf,
+    },
+    /// Print a Modelfile in its canonical form
+    Fmt {
+        /// The Modelfile; `-` is standard input
+        file: PathBuf,
+        /// Write it back instead of printing it
+        #[arg(long)]
+        write: bool,
+    },
+    /// Show every value in force and where it comes from
+    Explain {
+        /// The Modelfile; `-` is standard input
+        file: PathBuf,
+    },
+}
+
+/// What to do with conversations.
+#[derive(Debug, Subcommand)]
+pub(crate) enum SessionCommand {
+    /// List the sessions, the latest first
+    #[command(visible_alias = "ls")]
+    List,
+    /// Print a session
+    Show {
+        /// Its id or the beginning of it, or its title
+        id: String,
+    },
+    /// Find messages that contain these words
+    Search {
+        /// The words
+        #[arg(required = true, allow_hyphen_values = true)]
+        text: Vec<String>,
+    },
+    /// Give a session another title
+    Rename {
+        /// Its id or the beginning of it, or its title
+        id: String,
+        /// The new title
+        title: String,
+    },
+    /// Delete a session and all its messages
+    #[command(visible_alias = "rm")]
+    Delete {
+        /// Its id or the beginning of it, or its title
+        id: String,
+        /// Don't ask
+        #[arg(long)]
+        yes: bool,
+        /// Say what would be done, and do nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Print one session, or all of them, for other programs
+    Export {
+        /// Its id or the beginning of it, or its title; all sessions if not given
+        id: Option<String>,
+        /// As what
+        #[arg(long, value_enum, default_value = "md")]
+        format: ExportFormat,
+    },
+    /// Add the sessions of a file that `export --format json` made
+    Import {
+        /// The file; `-` is standard input
+        file: PathBuf,
+        /// Say what would be done, and do nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+/// The form of exported sessions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ExportFormat {
+    /// Markdown
+    Md,
+    /// JSON, which `import` reads
+    Json,
+}
+
+/// What to do with the bundle.
+#[derive(Debug, Subcommand)]
+pub(crate) enum BundleCommand {
+    /// Show where the bundle is, what it holds and who sealed it
+    Info,
+    /// Verify signature, sizes and small files; with --full every byte
+    Verify {
+        /// Read the weights too
+        #[arg(long)]
+        full: bool,
+    },
+    /// Build and seal a bundle out of a source tree (for developers)
+    Build {
+        /// The recipe: the MANIFEST.toml of a source tree
+        recipe: PathBuf,
+        /// The folder to make, or a bundle to renew
+        dest: PathBuf,
+        /// The program for this host
+        #[arg(long, value_name = "FILE")]
+        program: PathBuf,
+        /// A model to put in: what to call it and what `tiles model import` would take
+        #[arg(long, value_name = "NAME=PATH")]
+        model: Vec<String>,
+        /// The key that seals it; made where it is missing
+        #[arg(long, value_name = "FILE")]
+        seal_key: PathBuf,
+    },
+}
+
+/// What to do with settings.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// List the settings in force and where each came from
+    Show,
+}
