@@ -65,14 +65,14 @@ fn keys_come_back_as_they_were_kept() {
 fn stock_age_opens_a_slot_with_the_recovery_key() {
     let folder = TestFolder::new();
     let (store, words, identity) = created(&folder);
-    let recovery = age::x25519::Identity::from_str(words.to_age_key().expose_secret()).expect("it is an age key");
+    let recovery = x25519::Identity::from_str(words.to_age_key().expose_secret()).expect("it is an age key");
     for slot in slots(&store) {
         let text = age::decrypt(&recovery, &slot).expect("age opens it");
         let text = String::from_utf8(text).expect("it is text");
         let seed: String = identity.identity_seed.expose_secret().iter().map(|byte| format!("{byte:02x}")).collect();
         assert!(text.contains(&format!("identity_seed = \"{seed}\"")) && text.ends_with(" \n"));
     }
-    let other = age::x25519::Identity::generate();
+    let other = x25519::Identity::generate();
     assert!(matches!(age::decrypt(&other, &slots(&store)[0]), Err(age::DecryptError::NoMatchingKeys)));
 }
 
