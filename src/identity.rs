@@ -170,6 +170,8 @@ pub struct SlotFlaw {
 pub struct Unlocked {
     /// The keys.
     pub identity: Identity,
+    /// Generation and run id of what was opened, to be compared with the database's; `None` where there are no slots.
+    pub header: Option<SlotHeader>,
     /// What is wrong with the slot that wasn't opened; [`KeyStore::mend`] puts it right.
     pub flaw: Option<SlotFlaw>,
 }
@@ -243,7 +245,7 @@ impl KeyStore for MemoryKeyStore {
         let damaged =
             |_| KeyError::Damaged { path: "memory".into(), reason: "its keys aren't written as they should be" };
         let payload = payload::read(text.as_bytes()).map_err(damaged)?;
-        Ok(Unlocked { identity: payload.identity, flaw: None })
+        Ok(Unlocked { identity: payload.identity, header: None, flaw: None })
     }
 
     fn create(
@@ -257,7 +259,7 @@ impl KeyStore for MemoryKeyStore {
             return Err(KeyError::Exists { path: "memory".into() });
         }
         let recovery = words.map(|words| words.to_age_identity().to_public());
-        *kept = Some((passphrase.copy(), payload::write(identity, recovery.as_ref())));
+        *kept = Some((passphrase.copy(), payload::write(identity, recovery.as_ref())?));
         Ok(())
     }
 

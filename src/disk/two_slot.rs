@@ -84,15 +84,32 @@ impl TwoSlot {
         }
     }
 
-    /// Makes both slots where neither is there. A cut on the way leaves no slot, or one or two whole ones.
+    /// Makes both slots where neither is there. A cut on the way leaves none, one or two, each whole.
     ///
     /// # Errors
     /// [`DiskError::Exists`] where a slot is there already, and as [`TwoSlot::write`].
-    pub fn create<E>(&self, content: &[u8], check: impl FnOnce(&[u8]) -> Result<(), E>) -> Result<(), TwoSlotError<E>> {
+    pub fn create<E>(
+        &self,
+        content: &[u8],
+        check: impl FnOnce(Slot, &[u8]) -> Result<(), E>,
+    ) -> Result<(), TwoSlotError<E>> {
         self.assert_size(content);
         if let Some(slot) = Slot::BOTH.into_iter().find(|slot| super::exists(self.path(*slot))) {
             return Err(DiskError::Exists { path: self.path(slot).into() }.into());
         }
+        let created = self.create_both(content, check);
+        if created.is_err() {
+            // Both are ours: a slot that doesn't open mustn't be taken for keys. The error that led here is the one to report.
+            Slot::BOTH.into_iter().for_each(|slot| drop(super::remove(self.path(slot))));
+        }
+        created
+    }
+
+    fn create_both<E>(
+        &self,
+        content: &[u8],
+        check: impl FnOnce(Slot, &[u8]) -> Result<(), E>,
+    ) -> Result<(), TwoSlotError<E>> {
         // Nothing is replaced here, so a file that takes its name when it is complete is safe.
         let mut check = Some(check);
         for slot in Slot::BOTH {
@@ -116,10 +133,10 @@ impl TwoSlot {
         &self,
         proven: Slot,
         content: &[u8],
-        check: impl FnOnce(&[u8]) -> Result<(), E>,
+        check: impl FnOnce(Slot, &[u8]) -> Result<(), E>,
     ) -> Result<(), TwoSlotError<E>> {
         self.write(proven.other(), content, check)?;
-        self.write(proven, content, |_| Ok(()))
+        self.write(proven, content, |_, _| Ok(()))
     }
 
     /// Writes `content` to one slot in place, syncs it, reads it back, and has `check` open it.
@@ -130,7 +147,7 @@ impl TwoSlot {
         &self,
         slot: Slot,
         content: &[u8],
-        check: impl FnOnce(&[u8]) -> Result<(), E>,
+        check: impl FnOnce(Slot, &[u8]) -> Result<(), E>,
     ) -> Result<(), TwoSlotError<E>> {
         self.assert_size(content);
         let path = self.path(slot);
@@ -156,14 +173,14 @@ impl TwoSlot {
         &self,
         slot: Slot,
         content: &[u8],
-        check: Option<impl FnOnce(&[u8]) -> Result<(), E>>,
+        check: Option<impl FnOnce(Slot, &[u8]) -> Result<(), E>>,
     ) -> Result<(), TwoSlotError<E>> {
         super::forget_cached(self.path(slot));
         let kept = read(self.path(slot), self.slot_bytes as u64)?;
         if kept != content {
             return Err(TwoSlotError::NotKept { path: self.path(slot).into() });
         }
-        check.map_or(Ok(()), |check| check(&kept).map_err(TwoSlotError::Refused))
+        check.map_or(Ok(()), |check| check(slot, &kept).map_err(TwoSlotError::Refused))
     }
 
     fn assert_size(&self, content: &[u8]) {
@@ -195,7 +212,7 @@ mod tests {
         Slot::BOTH.map(|slot| whole(file, slot))
     }
 
-    fn accept(_: &[u8]) -> Result<(), Infallible> {
+    fn accept(_: Slot, _: &[u8]) -> Result<(), Infallible> {
         Ok(())
     }
 
@@ -237,8 +254,8 @@ mod tests {
         let folder = TestFolder::new();
         let file = TwoSlot::new(folder.path(), "key", BYTES);
         file.create(&content(1), accept).expect("nothing is there");
-        let refused = file.replace(Slot::A, &content(2), |kept| {
-            assert_eq!(kept, content(2));
+        let refused = file.replace(Slot::A, &content(2), |slot, kept| {
+            assert_eq!((slot, kept), (Slot::B, &content(2)[..]));
             Err("unusable")
         });
         assert!(matches!(refused, Err(TwoSlotError::Refused("unusable"))));
@@ -266,5 +283,14 @@ mod tests {
         assert!(matches!(error, TwoSlotError::Disk(DiskError::Exists { .. })), "{error}");
         assert!(file.read(Slot::A, 1).expect("it can be asked").is_none());
         assert!(matches!(file.read(Slot::B, 3), Err(DiskError::TooLarge { bytes: 7, .. })));
+    }
+
+    #[test]
+    fn what_does_not_open_is_not_left_behind() {
+        let folder = TestFolder::new();
+        let file = TwoSlot::new(folder.path(), "key", BYTES);
+        let refused = file.create(&content(1), |_, _| Err("unusable"));
+        assert!(matches!(refused, Err(TwoSlotError::Refused("unusable"))));
+        assert_eq!(std::fs::read_dir(folder.path()).expect("it is there").count(), 0);
     }
 }

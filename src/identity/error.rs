@@ -80,6 +80,9 @@ pub enum KeyError {
     /// The keys don't fit a slot, or there are more previous keys than are kept.
     #[error("the keys don't fit the key file")]
     TooLarge,
+    /// The date is beyond what can be written.
+    #[error("the computer's clock shows an impossible date")]
+    Clock,
     /// What was written isn't what the drive gives back.
     #[error("`{}` reads back differently from what was written: the drive loses what it is given", path.display())]
     NotKept {
@@ -128,6 +131,7 @@ impl Hint for KeyError {
             Self::PassphraseNotText => "give the file that holds nothing but the passphrase".into(),
             Self::Words(error) => return error.hint(),
             Self::TooLarge => "report this as a bug of Tiles".into(),
+            Self::Clock => "set the computer's clock and try again".into(),
             Self::NotKept { .. } => "copy the folder to another drive, and don't trust this one".into(),
             Self::Random(_) => "restart the computer and try again".into(),
             Self::Disk(error) => return error.hint(),

@@ -72,7 +72,7 @@ impl KeyFile {
     /// # Security
     /// Copies of the drive that were made before still open with the old passphrase.
     pub fn change_passphrase(&self, current: &Passphrase, new: &Passphrase) -> Result<(), KeyError> {
-        self.rewrap(&Opener::Passphrase(current), new)
+        self.rewrap(&Opener::Passphrase(current), new, |recovery| recovery)
     }
 
     /// Sets a new passphrase with the recovery words, where the old one is lost.
@@ -83,10 +83,27 @@ impl KeyFile {
     /// # Security
     /// As [`KeyFile::change_passphrase`].
     pub fn restore(&self, words: &RecoveryWords, new: &Passphrase) -> Result<(), KeyError> {
-        self.rewrap(&Opener::Words(words), new)
+        self.rewrap(&Opener::Words(words), new, |recovery| recovery)
     }
 
-    fn rewrap(&self, opener: &Opener<'_>, new: &Passphrase) -> Result<(), KeyError> {
+    /// Makes other recovery words the valid ones, or none.
+    ///
+    /// # Errors
+    /// As [`KeyFile::change_passphrase`].
+    ///
+    /// # Security
+    /// Copies of the drive that were made before still open with the old words.
+    pub fn change_recovery(&self, passphrase: &Passphrase, words: Option<&RecoveryWords>) -> Result<(), KeyError> {
+        let recovery = words.map(|words| words.to_age_identity().to_public());
+        self.rewrap(&Opener::Passphrase(passphrase), passphrase, |_| recovery)
+    }
+
+    fn rewrap(
+        &self,
+        opener: &Opener<'_>,
+        new: &Passphrase,
+        recovery: impl FnOnce(Option<x25519::Recipient>) -> Option<x25519::Recipient>,
+    ) -> Result<(), KeyError> {
         let read = self.read()?;
         let (opened, payload) = self.open_newest(&read, opener)?;
         let newer = read.iter().find(|read| matches!(read.state, Err(SlotState::Newer(_))));
@@ -95,8 +112,8 @@ impl KeyFile {
         }
         let newest = read.iter().filter_map(|read| read.state.ok()).map(|header| header.generation).max();
         let generation = newest.unwrap_or(0).checked_add(1).ok_or(KeyError::TooLarge)?;
-        let sealed = self.seal(&payload.identity, payload.recovery.as_ref(), generation, new)?;
-        Ok(self.slots.replace(opened.slot, &sealed, |kept| self.check(kept, new))?)
+        let sealed = self.seal(&payload.identity, recovery(payload.recovery).as_ref(), generation, new)?;
+        Ok(self.slots.replace(opened.slot, &sealed, |slot, kept| self.check(slot, kept, new))?)
     }
 
     fn seal(
@@ -111,14 +128,13 @@ impl KeyFile {
         let wrapped = PassphraseRecipient::derive(passphrase, self.work)?;
         let mut recipients: Vec<&dyn age::Recipient> = vec![&wrapped];
         recipients.extend(recovery.map(|recovery| recovery as &dyn age::Recipient));
-        slot::seal(&payload::write(identity, recovery), SlotHeader { generation, run_id }, &recipients)
+        slot::seal(&payload::write(identity, recovery)?, SlotHeader { generation, run_id }, &recipients)
     }
 
     /// Opens what was read back after writing.
-    fn check(&self, kept: &[u8], passphrase: &Passphrase) -> Result<(), KeyError> {
-        let path = self.path(Slot::A);
-        let damaged = |_| KeyError::NotKept { path: path.into() };
-        slot::inspect(kept).map_err(damaged)?;
+    fn check(&self, slot: Slot, kept: &[u8], passphrase: &Passphrase) -> Result<(), KeyError> {
+        let path = self.path(slot);
+        slot::inspect(kept).map_err(|_| KeyError::NotKept { path: path.into() })?;
         open(path, kept, &Opener::Passphrase(passphrase)).map(drop)
     }
 
@@ -244,7 +260,7 @@ impl KeyStore for KeyFile {
         let (opened, payload) = self.open_newest(&read, &Opener::Passphrase(passphrase))?;
         let other = read.iter().find(|read| read.slot != opened.slot);
         let flaw = other.and_then(|other| Self::flaw(opened, other));
-        Ok(Unlocked { identity: payload.identity, flaw })
+        Ok(Unlocked { identity: payload.identity, header: opened.state.ok(), flaw })
     }
 
     fn create(
@@ -258,7 +274,7 @@ impl KeyStore for KeyFile {
         }
         let recovery = words.map(|words| words.to_age_identity().to_public());
         let sealed = self.seal(identity, recovery.as_ref(), 1, passphrase)?;
-        Ok(self.slots.create(&sealed, |kept| self.check(kept, passphrase))?)
+        Ok(self.slots.create(&sealed, |slot, kept| self.check(slot, kept, passphrase))?)
     }
 
     fn mend(&self, passphrase: &Passphrase) -> Result<bool, KeyError> {
@@ -267,7 +283,7 @@ impl KeyStore for KeyFile {
         let other = read.iter().find(|read| read.slot != opened.slot);
         match other.and_then(|other| Self::flaw(opened, other)) {
             Some(SlotFlaw { slot, state: SlotState::Missing | SlotState::Damaged(_) | SlotState::Behind }) => {
-                self.slots.write(slot, &opened.bytes, |kept| self.check(kept, passphrase))?;
+                self.slots.write(slot, &opened.bytes, |slot, kept| self.check(slot, kept, passphrase))?;
                 Ok(true)
             }
             // A slot of a later Tiles, of another passphrase or of another copy of the drive is not ours to overwrite.

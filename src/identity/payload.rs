@@ -11,6 +11,7 @@ use secrecy::{ExposeSecret as _, SecretBox};
 use serde::Deserialize;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
+use super::error::KeyError;
 use super::{Identity, PREVIOUS_KEYS_MAX};
 use crate::time::Timestamp;
 
@@ -55,13 +56,12 @@ struct Wire {
 }
 
 /// Writes the keys as text. The padding is the caller's.
-pub(super) fn write(identity: &Identity, recovery: Option<&x25519::Recipient>) -> Zeroizing<String> {
+pub(super) fn write(identity: &Identity, recovery: Option<&x25519::Recipient>) -> Result<Zeroizing<String>, KeyError> {
     let mut text = Zeroizing::new(String::with_capacity(TEXT_BYTES_MAX));
-    let created_at = jiff::Timestamp::from_millisecond(identity.created_at.as_ms());
-    let created_at = created_at.map(|moment| moment.to_string()).unwrap_or_default();
+    let created_at = jiff::Timestamp::from_millisecond(identity.created_at.as_ms()).map_err(|_| KeyError::Clock)?;
     line(&mut text, "version", &PAYLOAD_VERSION.to_string(), "");
     line(&mut text, "kind", KIND, "\"");
-    line(&mut text, "created_at", &created_at, "\"");
+    line(&mut text, "created_at", &created_at.to_string(), "\"");
     line(&mut text, "generation", &identity.generation.to_string(), "");
     if let Some(recovery) = recovery {
         line(&mut text, "recovery", &recovery.to_string(), "\"");
@@ -81,7 +81,7 @@ pub(super) fn write(identity: &Identity, recovery: Option<&x25519::Recipient>) -
         text.push('"');
     }
     text.push_str("]\n");
-    text
+    Ok(text)
 }
 
 fn line(text: &mut String, name: &str, value: &str, quote: &str) {
@@ -154,6 +154,7 @@ mod tests {
         let keys = [boxed(0x1a), boxed(2), boxed(3)];
         let previous = (0..previous).map(boxed).collect();
         write(&Identity::from_keys(Timestamp::from_ms(1_795_688_340_123), 5, keys, previous), None)
+            .expect("the date is possible")
     }
 
     #[test]
@@ -168,6 +169,12 @@ mod tests {
         );
         assert_eq!(*text(1), expected);
         assert!(text(PREVIOUS_KEYS_MAX as u8).len() < TEXT_BYTES_MAX / 2);
+    }
+
+    #[test]
+    fn an_impossible_date_is_refused_before_it_is_written() {
+        let identity = Identity::from_keys(Timestamp::from_ms(i64::MAX), 1, [1, 2, 3].map(boxed), Vec::new());
+        assert!(matches!(write(&identity, None), Err(KeyError::Clock)));
     }
 
     #[test]
@@ -210,10 +217,11 @@ mod tests {
             let recovery = with_recovery.then(|| x25519::Identity::generate().to_public());
             let keys = seeds.map(boxed);
             let identity = Identity::from_keys(Timestamp::from_ms(ms), generation, keys, (0..previous).map(boxed).collect());
-            let text = write(&identity, recovery.as_ref());
+            let text = write(&identity, recovery.as_ref()).expect("the date is possible");
             let padded = format!("{}{}", *text, " ".repeat(padding));
             let Ok(read) = read(padded.as_bytes()) else { return Err(TestCaseError::fail("it is whole")) };
-            prop_assert_eq!(&*write(&read.identity, read.recovery.as_ref()), &*text);
+            let again = write(&read.identity, read.recovery.as_ref()).expect("the date is possible");
+            prop_assert_eq!(&*again, &*text);
         }
     }
 }

@@ -255,3 +255,48 @@ pub(super) fn with_right_digest(mut bytes: Vec<u8>) -> Vec<u8> {
 pub(super) fn mac_field(bytes: &[u8]) -> Range<usize> {
     Fields::find(bytes).expect("it has the form of a slot").mac
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_the_reader_panic(mut bytes: Vec<u8>, line in "[0-9a-f ]{0,140}", digits in "[A-Za-z0-9+/]{40,46}") {
+            prop_assert!(inspect(&bytes).is_err());
+            // The form of a slot, nearly or quite; the digest is right where there is room for one.
+            let header = format!("{line}\n{digits}\n-> tiles-argon2id x\n\n--- {digits}\n");
+            bytes.splice(0..0, [START, header.as_bytes()].concat());
+            if Fields::find(&bytes).is_some() {
+                bytes = with_right_digest(bytes);
+            }
+            if inspect(&bytes).is_ok() {
+                let closed = open(&bytes, &age::x25519::Identity::generate());
+                prop_assert!(matches!(closed, Err(Closed::Damaged(_) | Closed::WrongKey)));
+            }
+        }
+
+        #[test]
+        fn sealing_and_opening_are_inverse(text in "[ -~]{0,2000}", generation: u64, run_id: [u8; 16]) {
+            let recovery = age::x25519::Identity::generate();
+            let header = SlotHeader { generation, run_id };
+            let recipient: &dyn age::Recipient = &recovery.to_public();
+            let sealed = seal(&text, header, &[recipient]).map_err(|error| TestCaseError::fail(error.to_string()))?;
+            prop_assert_eq!(sealed.len(), SLOT_BYTES);
+            prop_assert_eq!(inspect(&sealed), Ok(header));
+            let opened = open(&sealed, &recovery).map_err(|closed| TestCaseError::fail(format!("{closed:?}")))?;
+            prop_assert_eq!(str::from_utf8(&opened).map(str::trim_end), Ok(text.trim_end()));
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let recipient: &dyn age::Recipient = &age::x25519::Identity::generate().to_public();
+        let header = SlotHeader { generation: 1, run_id: [0; 16] };
+        for bytes in [SLOT_BYTES - 100, SLOT_BYTES, 10 * SLOT_BYTES] {
+            assert!(matches!(seal(&"x".repeat(bytes), header, &[recipient]), Err(KeyError::TooLarge)));
+        }
+    }
+}

@@ -50,9 +50,10 @@ fn keys_come_back_as_they_were_kept() {
     let (store, _, identity) = created(&folder);
     assert!(store.exists().expect("it can be asked"));
     let unlocked = store.open(&passphrase("old")).expect("it is right");
-    assert_eq!(unlocked.flaw, None);
+    assert_eq!((unlocked.flaw, unlocked.header.map(|header| header.generation)), (None, Some(1)));
     let opened = unlocked.identity;
-    assert_eq!(*payload::write(&opened, None), *payload::write(&identity, None));
+    let text = |identity| payload::write(identity, None).expect("the date is possible");
+    assert_eq!(*text(&opened), *text(&identity));
     assert_eq!((opened.did(), opened.created_at()), (identity.did(), identity.created_at()));
     let [a, b] = slots(&store);
     assert!(a == b && a.len() == SLOT_BYTES);
@@ -227,6 +228,40 @@ fn a_cut_at_any_point_of_a_change_leaves_keys_that_open() {
         assert!(matches!(error(store.unlock(&passphrase(opens))), KeyError::WrongPassphrase));
         assert_eq!(store.open(&passphrase("third")).expect("it is right").flaw, None);
     }
+}
+
+/// 300 cuts: at each border the slot being written holds the new version up to there and the old one after it.
+#[test]
+fn three_hundred_power_cuts_leave_keys_that_open() {
+    let folder = TestFolder::new();
+    let (store, _, identity) = created(&folder);
+    let [old, _] = slots(&store);
+    store.change_passphrase(&passphrase("old"), &passphrase("new")).expect("it is right");
+    let [new, _] = slots(&store);
+    for cut in 0..300 {
+        let border = (cut / 2 * SLOT_BYTES).div_ceil(149).min(SLOT_BYTES);
+        let torn = [&new[..border], &old[border..]].concat();
+        // The first slot written is `b`, because `a` was opened.
+        let (content, opens) = if cut % 2 == 0 { ([&old, &torn], "old") } else { ([&torn, &new], "new") };
+        put(&store, [content[0], content[1]]);
+        let unlocked = store.open(&passphrase(opens)).unwrap_or_else(|error| panic!("cut {cut}: {error}"));
+        assert_eq!(unlocked.identity.did(), identity.did());
+        let whole = content[0] == content[1];
+        assert_eq!(unlocked.flaw.is_none(), whole, "cut {cut}: {:?}", unlocked.flaw);
+    }
+}
+
+#[test]
+fn other_recovery_words_replace_the_old_ones() {
+    let folder = TestFolder::new();
+    let (store, words, identity) = created(&folder);
+    let other = RecoveryWords::generate().expect("random bytes are there");
+    store.change_recovery(&passphrase("old"), Some(&other)).expect("it is right");
+    assert!(matches!(error(store.restore(&words, &passphrase("x"))), KeyError::WrongWords));
+    store.restore(&other, &passphrase("new")).expect("these are right");
+    assert_eq!(store.unlock(&passphrase("new")).expect("it is right").did(), identity.did());
+    store.change_recovery(&passphrase("new"), None).expect("it is right");
+    assert!(matches!(error(store.restore(&other, &passphrase("x"))), KeyError::NoRecovery));
 }
 
 #[test]
