@@ -392,3 +392,62 @@ fn the_fuzz_corpus_of_the_slot_reader_is_replayed() {
     }
     assert!(count >= 12, "{count}");
 }
+
+/// Reads the test's own memory after the keys were dropped: neither their bytes nor their text may be left in it.
+#[cfg(target_os = "linux")]
+#[test]
+fn dropped_keys_are_not_left_in_memory() {
+    let folder = TestFolder::new();
+    let (store, _, identity) = created(&folder);
+    // Kept inverted, so that the needles themselves aren't found. Only the second half of each, because freeing a piece
+    // of memory overwrites the first 16 bytes of what would be left behind.
+    let inverted = |bytes: &[u8]| bytes[bytes.len() / 2..].iter().map(|byte| !byte).collect::<Vec<u8>>();
+    let mut text = payload::write(&identity, None).expect("the date is possible");
+    let hex_at = text.find("db_key = \"").expect("it is there") + 10;
+    let needles = [
+        ("the database key", inverted(identity.database_key.expose_secret())),
+        ("the identity seed", inverted(identity.identity_seed.expose_secret())),
+        ("the database key in hexadecimal", inverted(&text.as_bytes()[hex_at..hex_at + 64])),
+    ];
+    let left = || needles.iter().filter(|(_, needle)| in_memory(needle)).map(|(name, _)| *name).collect::<Vec<_>>();
+    assert_eq!(left().len(), 3, "the search finds what is there");
+    zeroize::Zeroize::zeroize(&mut *text);
+    let _ = (identity.did(), identity.sign(b"message"));
+    drop(identity);
+    assert_eq!(left(), [""; 0], "left behind when they were made and sealed");
+    let unlocked = store.unlock(&passphrase("old")).expect("it is right");
+    assert_eq!(left(), [needles[0].0, needles[1].0], "the search finds what is there");
+    drop(unlocked);
+    assert_eq!(left(), [""; 0], "left behind when they were opened");
+    store.change_passphrase(&passphrase("old"), &passphrase("new")).expect("it is right");
+    assert_eq!(left(), [""; 0], "left behind when they were sealed again");
+}
+
+/// Whether the inverse of `inverted` is anywhere in this process's writable memory.
+#[cfg(target_os = "linux")]
+fn in_memory(inverted: &[u8]) -> bool {
+    use std::os::unix::fs::FileExt as _;
+    let maps = fs::read_to_string("/proc/self/maps").expect("a process sees its own memory");
+    let memory = fs::File::open("/proc/self/mem").expect("a process sees its own memory");
+    let mut buffer = vec![0; 1 << 20];
+    let mut found = false;
+    for line in maps.lines().filter(|line| line.contains(" rw")) {
+        let (start, end) = line.split(' ').next().and_then(|range| range.split_once('-')).expect("a range is first");
+        let [mut at, end] = [start, end].map(|hex| u64::from_str_radix(hex, 16).expect("it is hexadecimal"));
+        while at < end {
+            let count = (end - at).min(buffer.len() as u64) as usize;
+            // What is unmapped meanwhile by another test's thread isn't there to be found.
+            if memory.read_exact_at(&mut buffer[..count], at).is_ok() {
+                let first = !inverted[0];
+                let is_here = |window: &[u8]| {
+                    window[0] == first && window.iter().zip(inverted).all(|(byte, inverse)| *byte == !inverse)
+                };
+                found |= buffer[..count].windows(inverted.len()).any(is_here);
+                buffer[..count].fill(0);
+            }
+            // Overlapping, for what lies across two pieces.
+            at += if at + count as u64 == end { count as u64 } else { (count - inverted.len()) as u64 };
+        }
+    }
+    found
+}
