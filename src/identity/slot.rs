@@ -39,7 +39,7 @@ use zeroize::Zeroizing;
 
 use super::error::KeyError;
 
-/// The size of a slot in bytes: one page of a flash translation layer, and ten times the keys.
+/// The size of a slot in bytes: one page of a flash memory, and several times what the keys take.
 pub const SLOT_BYTES: usize = 4096;
 
 /// The largest slot that is read. A later Tiles may have larger ones, and is then told as newer, not as damaged.
