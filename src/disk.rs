@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 
 use crate::hint::Hint;
 
+pub mod two_slot;
+
 /// The largest file that FAT32 can hold: 4 GiB less one byte.
 pub const FAT32_FILE_BYTES_MAX: u64 = u32::MAX as u64;
 
@@ -342,6 +344,18 @@ pub fn remove_folder(path: &Path) -> Result<(), DiskError> {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(DiskError::new("remove", path, e)),
         _ => Ok(()),
     }
+}
+
+/// Asks the system to forget what it has cached of the synced file at `path`, so that reading asks the medium again.
+///
+/// A best effort on Linux and nothing elsewhere: where the cache is kept, a read-back checks less, and says nothing wrong.
+pub(crate) fn forget_cached(path: &Path) {
+    #[cfg(target_os = "linux")]
+    if let Ok((file, _)) = open(path) {
+        let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = path;
 }
 
 /// How many bytes can still be written to the medium that holds the folder `path`.

@@ -6,6 +6,7 @@
 pub mod hint;
 pub mod time;
 pub mod digest;
+pub mod did;
 pub mod message;
 pub mod sampling;
 pub mod manifest;
@@ -13,6 +14,7 @@ pub mod manifest;
 // ── floor 1 · the machine
 pub mod disk;
 pub mod verified;
+pub mod identity;
 
 #[cfg(test)]
 mod test_folder;
