@@ -14,5 +14,8 @@ pub mod manifest;
 pub mod disk;
 pub mod verified;
 
+// ── floor 2 · the engine: messages in, text out; synchronous
+pub mod engine;
+
 #[cfg(test)]
 mod test_folder;
