@@ -336,8 +336,7 @@ impl Engine {
             (None, _) => None,
         };
         let template = given.as_ref().or(self.template.as_ref()).ok_or(TemplateError::Missing)?;
-        let setting =
-            Setting { template, think: request.think, now: self.clock.now(), add_generation_prompt: true };
+        let setting = Setting { template, think: request.think, now: self.clock.now(), add_generation_prompt: true };
         let num_ctx = request.num_ctx.unwrap_or(usize::MAX).min(self.num_ctx);
         let fitted = fit::fit(&mut self.tokenizer, &setting, &request.messages, num_ctx, request.num_keep)?;
         if fitted.tokens.is_empty() {

@@ -1,8 +1,8 @@
 //! Fits a conversation into the context: the oldest turns go, whole, and the person is told how many messages went.
 
+use super::EngineError;
 use super::prompt::{self, PromptText, Setting};
 use super::tokenizer::Tokenizer;
-use super::EngineError;
 use crate::message::{Message, Role};
 
 /// At most so many tokens are kept free for the answer while older turns can still go; else a quarter of the context.

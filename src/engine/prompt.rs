@@ -23,10 +23,10 @@ use crate::time::Timestamp;
 
 /// A rendered prompt.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct PromptText {
+pub struct PromptText {
     /// The text as the template writes it.
-    pub(crate) text: String,
-    /// Where the template wrote control tokens, and which: places in [`Tokenizer::control`].
+    pub text: String,
+    /// Where the template wrote control tokens, and which: places in the tokenizer's list of them.
     pub(crate) control: Vec<(Range<usize>, usize)>,
 }
 
@@ -75,16 +75,22 @@ impl StandIns {
 
 /// What a template makes of a conversation, apart from the conversation.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Setting<'a> {
-    pub(crate) template: &'a ChatTemplate,
-    pub(crate) think: Option<Think>,
-    pub(crate) now: Timestamp,
+pub struct Setting<'a> {
+    /// The template.
+    pub template: &'a ChatTemplate,
+    /// How much the model shall think.
+    pub think: Option<Think>,
+    /// Today's date.
+    pub now: Timestamp,
     /// Whether the prompt ends with the opening of the model's turn.
-    pub(crate) add_generation_prompt: bool,
+    pub add_generation_prompt: bool,
 }
 
 /// Renders a conversation and notes which control tokens are the template's.
-pub(crate) fn render(
+///
+/// # Errors
+/// [`TemplateError::Render`].
+pub fn render(
     tokenizer: &Tokenizer,
     setting: &Setting<'_>,
     messages: &[&Message],
@@ -122,10 +128,8 @@ fn to_value(message: &Message, stand_ins: &StandIns) -> Value {
         (None, Role::Assistant) => split_whole(&message.content),
         (reasoning, _) => (reasoning.clone(), message.content.clone()),
     };
-    let mut fields = vec![
-        ("role", Value::from(message.role.as_str())),
-        ("content", Value::from(stand_ins.hide(&content))),
-    ];
+    let mut fields =
+        vec![("role", Value::from(message.role.as_str())), ("content", Value::from(stand_ins.hide(&content)))];
     if let Some(reasoning) = reasoning {
         let reasoning = Value::from(stand_ins.hide(&reasoning));
         fields.extend([("reasoning_content", reasoning.clone()), ("thinking", reasoning)]);

@@ -86,7 +86,8 @@ impl Sampler {
             self.candidates.push(Candidate { token, logit, p: 0.0 });
         }
         self.penalise(history);
-        let best = *self.candidates.iter().reduce(|a, b| if precedes(b, a) { b } else { a }).ok_or(SamplerError::NoLogits)?;
+        let best =
+            *self.candidates.iter().reduce(|a, b| if precedes(b, a) { b } else { a }).ok_or(SamplerError::NoLogits)?;
         if !best.logit.is_finite() {
             return Err(SamplerError::Infinite);
         }
@@ -258,8 +259,18 @@ mod tests {
             // Logit of token 1 is ln .4 + 3 = 2.0837; halved it is 1.0419, which weighs e^-1.0419 = .3528 as much.
             ("repeat 2", Sampling { repeat_penalty: 2.0, ..all() }, &[1], [0.1349, 0.1904, 0.2699, 0.3373, 0.0675]),
             // e^-1 of .4 is .1472 (presence), e^-2 is .0541 (frequency, seen twice).
-            ("presence 1", Sampling { presence_penalty: 1.0, ..all() }, &[1, 1], [0.1338, 0.1970, 0.2677, 0.3346, 0.0669]),
-            ("frequency 1", Sampling { frequency_penalty: 1.0, ..all() }, &[1, 1], [0.1529, 0.0828, 0.3058, 0.3822, 0.0764]),
+            (
+                "presence 1",
+                Sampling { presence_penalty: 1.0, ..all() },
+                &[1, 1],
+                [0.1338, 0.1970, 0.2677, 0.3346, 0.0669],
+            ),
+            (
+                "frequency 1",
+                Sampling { frequency_penalty: 1.0, ..all() },
+                &[1, 1],
+                [0.1529, 0.0828, 0.3058, 0.3822, 0.0764],
+            ),
             ("last 1", Sampling { frequency_penalty: 1.0, repeat_last_n: 1, ..all() }, &[1, 1, 9], p.map(f64::from)),
             ("last 0", Sampling { frequency_penalty: 1.0, repeat_last_n: 0, ..all() }, &[1, 1], p.map(f64::from)),
             (

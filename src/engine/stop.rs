@@ -78,7 +78,10 @@ mod tests {
         ];
         for (stops, pieces, expected, is_stopped) in table {
             let (found, found_stopped) = run(stops, pieces);
-            assert_eq!((found.iter().map(String::as_str).collect::<Vec<_>>(), found_stopped), (expected.to_vec(), *is_stopped));
+            assert_eq!(
+                (found.iter().map(String::as_str).collect::<Vec<_>>(), found_stopped),
+                (expected.to_vec(), *is_stopped)
+            );
         }
     }
 

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Value, ValueKind};
-use minijinja::{Environment, Error, ErrorKind, Output, State};
+use minijinja::{Environment, Error, ErrorKind};
 
 use crate::hint::Hint;
 use crate::time::Timestamp;
@@ -180,7 +180,6 @@ fn environment(source: &str) -> Result<Environment<'static>, Error> {
     let mut environment = Environment::new();
     environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
     environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-    environment.set_formatter(write_as_python);
     environment.set_fuel(Some(TEMPLATE_FUEL_MAX));
     environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
     environment.add_filter("tojson", tojson);
@@ -227,17 +226,6 @@ fn without_generation_tags(source: &str) -> String {
     out
 }
 
-/// Prints what differs from Rust as Python does: `True`, `False`, `None`.
-fn write_as_python(out: &mut Output, state: &mut State, value: &Value) -> Result<(), Error> {
-    let text = match value.kind() {
-        ValueKind::None => "None",
-        ValueKind::Bool if value.is_true() => "True",
-        ValueKind::Bool => "False",
-        _ => return minijinja::escape_formatter(out, state, value),
-    };
-    out.write_str(text).map_err(Error::from)
-}
-
 fn strftime(now: Timestamp, format: &str) -> Result<String, Error> {
     let fail = |error: jiff::Error| Error::new(ErrorKind::InvalidOperation, error.to_string());
     let moment = jiff::Timestamp::from_millisecond(now.as_ms()).map_err(fail)?;
@@ -273,7 +261,8 @@ fn write_json(out: &mut String, value: &Value, indent: Option<usize>, depth: usi
     let separator = if indent.is_some() { "," } else { ", " };
     match value.kind() {
         ValueKind::None => out.push_str("null"),
-        ValueKind::Bool | ValueKind::Number => out.push_str(&value.to_string()),
+        ValueKind::Bool => out.push_str(if value.is_true() { "true" } else { "false" }),
+        ValueKind::Number => out.push_str(&value.to_string()),
         ValueKind::String => write_json_string(out, value.as_str().unwrap_or_default()),
         ValueKind::Seq | ValueKind::Iterable | ValueKind::Map => {
             let is_map = value.kind() == ValueKind::Map;
@@ -327,8 +316,9 @@ fn write_json_string(out: &mut String, text: &str) {
 pub(crate) fn read_tokenizer_config(folder: &VerifiedFolder) -> Result<serde_json::Value, TemplateError> {
     let name = "tokenizer_config.json";
     match folder.read(name, TOKENIZER_CONFIG_BYTES_MAX)? {
-        Some(bytes) => serde_json::from_slice(&bytes)
-            .map_err(|error| TemplateError::Malformed { name, reason: error.to_string() }),
+        Some(bytes) => {
+            serde_json::from_slice(&bytes).map_err(|error| TemplateError::Malformed { name, reason: error.to_string() })
+        }
         None => Ok(serde_json::Value::Object(serde_json::Map::new())),
     }
 }

@@ -205,7 +205,7 @@ impl Tokenizer {
     ///
     /// # Errors
     /// As [`Self::encode`].
-    pub(crate) fn encode_prompt(&mut self, prompt: &PromptText) -> Result<Vec<u32>, TokenizerError> {
+    pub fn encode_prompt(&mut self, prompt: &PromptText) -> Result<Vec<u32>, TokenizerError> {
         let expected = prompt.control.iter().map(|(_, token)| self.control[*token].id);
         if prompt.control == super::prompt::find_control(&prompt.text, &self.control) {
             self.inner.set_encode_special_tokens(false);

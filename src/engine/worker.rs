@@ -346,12 +346,7 @@ where
     }
 }
 
-fn answer(
-    engine: &mut Engine,
-    request: &Request,
-    queue: &Queue,
-    shared: &Shared,
-) -> Result<Completion, EngineError> {
+fn answer(engine: &mut Engine, request: &Request, queue: &Queue, shared: &Shared) -> Result<Completion, EngineError> {
     let cancelled = || queue.is_cancelled() || shared.is_stopping();
     engine.generate_until(request, &cancelled, &mut |piece| {
         // Asked again after the queue is this thread's current one: the worker may have been dropped just before.

@@ -12,8 +12,7 @@ fn encode(template: &str, messages: &[Message]) -> (String, Vec<u32>, String) {
     let (_folder, verified) = test_model::folder(template, &[]);
     let mut tokenizer = Tokenizer::load(&verified, template, VOCAB_SIZE).expect("it is sound");
     let template = ChatTemplate::load(&verified).expect("it is sound");
-    let setting =
-        Setting { template: &template, think: None, now: Timestamp::from_ms(0), add_generation_prompt: true };
+    let setting = Setting { template: &template, think: None, now: Timestamp::from_ms(0), add_generation_prompt: true };
     let messages: Vec<&Message> = messages.iter().collect();
     let prompt = render(&tokenizer, &setting, &messages).expect("it renders");
     let tokens = tokenizer.encode_prompt(&prompt).expect("it encodes");

@@ -19,7 +19,8 @@ fn rendering(messages: &[(&str, &str)]) -> Rendering {
 fn render(source: &str) -> Result<String, String> {
     let template = ChatTemplate::from_source(source).map_err(|error| error.to_string())?;
     let mut rendering = rendering(&[("user", "a <b> & \"c\"")]);
-    let tool = Value::from_pairs([("name", Value::from("é\n\u{1}/<")), ("n", Value::from(1.5)), ("none", Value::from(()))]);
+    let tool =
+        Value::from_pairs([("name", Value::from("é\n\u{1}/<")), ("n", Value::from(1.5)), ("none", Value::from(()))]);
     let list = Value::from_iter([Value::from(1), Value::from(true), Value::from_iter(Vec::<Value>::new())]);
     rendering.variables = vec![("tool".into(), tool), ("list".into(), list)];
     template.render(&rendering).map_err(|error| error.to_string())
@@ -39,7 +40,10 @@ fn templates_render_as_in_transformers() {
         ("{{ none }}{{ true }}{{ nothing }}|", "NoneTrue|"),
         ("{{ ' x '.strip() ~ 'ab'.upper() ~ 'a-b'.split('-')[-1] }}", "xABb"),
         ("{{ 'ab'.startswith('a') }}", "True"),
-        ("{% for i in range(9) %}{% if i == 1 %}{% continue %}{% endif %}{% if i == 3 %}{% break %}{% endif %}{{ i }}{% endfor %}", "02"),
+        (
+            "{% for i in range(9) %}{% if i == 1 %}{% continue %}{% endif %}{% if i == 3 %}{% break %}{% endif %}{{ i }}{% endfor %}",
+            "02",
+        ),
         ("{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}", "1"),
         ("a\n{%- generation -%}\n x {% endgeneration %}\nb", "ax b"),
         ("{% generation %}x{%- endgeneration %}", "x"),
@@ -58,14 +62,23 @@ fn what_a_template_cannot_do_is_said() {
     let deep = format!("{{{{ {}1{} | tojson }}}}", "[".repeat(100), "]".repeat(100));
     for (source, expected) in [
         ("{% if %}", "the chat template has an error: "),
-        ("{{ raise_exception('roles must alternate') }}", "the chat template refuses this conversation: roles must alternate (line 1)"),
+        (
+            "{{ raise_exception('roles must alternate') }}",
+            "the chat template refuses this conversation: roles must alternate (line 1)",
+        ),
         ("\n{{ nothing.at.all }}", "the chat template refuses this conversation: "),
         ("{{ strftime_now('%!') }}", "the chat template refuses this conversation: "),
         ("{{ messages | tojson(nonsense=1) }}", "the chat template refuses this conversation: "),
         ("{% include 'etc' %}", "the chat template refuses this conversation: "),
         (&deep, "the chat template "),
-        ("{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}", "the chat template refuses this conversation: "),
-        ("{% set ns = namespace(s='x') %}{% for i in range(60) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}", "the chat template refuses this conversation: "),
+        (
+            "{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}",
+            "the chat template refuses this conversation: ",
+        ),
+        (
+            "{% set ns = namespace(s='x') %}{% for i in range(60) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}",
+            "the chat template refuses this conversation: ",
+        ),
         ("{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}", "the chat template refuses this conversation: "),
     ] {
         let error = render(source).expect_err(source);

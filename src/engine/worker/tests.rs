@@ -35,10 +35,13 @@ fn replies_come_in_pieces_and_in_order() {
     let (first, second) = (worker.generate(asking()), worker.generate(asking()));
     assert_eq!(completion(second).text, "abc");
     let events: Vec<Event> = first.collect();
-    let pieces: Vec<&str> = events.iter().filter_map(|event| match event {
-        Event::Piece(Piece::Text(text)) => Some(text.as_str()),
-        _ => None,
-    }).collect();
+    let pieces: Vec<&str> = events
+        .iter()
+        .filter_map(|event| match event {
+            Event::Piece(Piece::Text(text)) => Some(text.as_str()),
+            _ => None,
+        })
+        .collect();
     assert_eq!(pieces, ["a", "b", "c"]);
     assert!(matches!(events.last(), Some(Event::Done(completion)) if completion.finish_reason == FinishReason::Stop));
     let status = worker.load_progress();
