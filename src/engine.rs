@@ -15,6 +15,8 @@ pub mod checkpoint;
 pub mod models;
 pub mod template;
 pub mod reasoning;
+pub mod harmony;
+pub mod control;
 pub mod tokenizer;
 pub mod prompt;
 pub mod sampler;
@@ -32,7 +34,7 @@ pub use self::template::Think;
 use self::checkpoint::CheckpointError;
 use self::fit::Fitted;
 use self::models::{ForwardError, LoadOptions, LoadProgress, Model};
-use self::output::Output;
+use self::output::{Format, Output};
 use self::prompt::Setting;
 use self::sampler::{Sampler, SamplerError};
 use self::template::{ChatTemplate, TemplateError};
@@ -291,8 +293,8 @@ impl Engine {
             Some(seed) => seed,
             None => getrandom::u64().map_err(|error| EngineError::Random(error.to_string()))?,
         };
-        let (Fitted { fit, text: prompt, tokens }, thinks) = self.prepare(request)?;
-        let mut output = Output::new(&prompt, thinks, &request.sampling.stop);
+        let (Fitted { fit, text: prompt, tokens }, format) = self.prepare(request)?;
+        let mut output = Output::new(format, &prompt, &request.sampling.stop);
         let shared = self.cached.iter().zip(&tokens).take_while(|(a, b)| a == b).count();
         let cached_tokens = shared.min(tokens.len().saturating_sub(1));
         let mut run = Run {
@@ -328,8 +330,8 @@ impl Engine {
         })
     }
 
-    /// Renders, fits and encodes a request; says too whether its model may think.
-    fn prepare(&mut self, request: &Request) -> Result<(Fitted, bool), EngineError> {
+    /// Renders, fits and encodes a request; says too how its answer is written.
+    fn prepare(&mut self, request: &Request) -> Result<(Fitted, Format), EngineError> {
         let given = match (&request.template, &self.template) {
             (Some(source), Some(template)) => Some(template.with_source(source)?),
             (Some(source), None) => Some(ChatTemplate::from_source(source)?),
@@ -342,7 +344,7 @@ impl Engine {
         if fitted.tokens.is_empty() {
             return Err(EngineError::EmptyPrompt);
         }
-        Ok((fitted, template.source().contains("</think>")))
+        Ok((fitted, Format::of(template.source(), &self.tokenizer)))
     }
 
     fn run(

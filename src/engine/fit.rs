@@ -1,7 +1,8 @@
 //! Fits a conversation into the context: the oldest turns go, whole, and the person is told how many messages went.
 
 use super::EngineError;
-use super::prompt::{self, PromptText, Setting};
+use super::control::PromptText;
+use super::prompt::{self, Setting};
 use super::tokenizer::Tokenizer;
 use crate::message::{Message, Role};
 

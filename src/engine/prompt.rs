@@ -11,42 +11,15 @@
 //! after it, as `'<|' + content + '|>'`. None is known.
 
 use std::collections::BTreeSet;
-use std::ops::Range;
 
 use minijinja::value::Value;
 
+use super::control::{ControlToken, PromptText, find_control};
 use super::reasoning::split_whole;
 use super::template::{ChatTemplate, Rendering, TemplateError, Think};
-use super::tokenizer::{ControlToken, Tokenizer};
+use super::tokenizer::Tokenizer;
 use crate::message::{Message, Role};
 use crate::time::Timestamp;
-
-/// A rendered prompt.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PromptText {
-    /// The text as the template writes it.
-    pub text: String,
-    /// Where the template wrote control tokens, and which: places in the tokenizer's list of them.
-    pub(crate) control: Vec<(Range<usize>, usize)>,
-}
-
-/// Finds the control tokens in a text: from left to right, the longest of those that begin at the same place.
-/// `control` has the longest first.
-pub(crate) fn find_control(text: &str, control: &[ControlToken]) -> Vec<(Range<usize>, usize)> {
-    let firsts: BTreeSet<char> = control.iter().filter_map(|token| token.text.chars().next()).collect();
-    let (mut found, mut at) = (Vec::new(), 0);
-    while let Some(start) = text[at..].find(|c| firsts.contains(&c)).map(|offset| at + offset) {
-        let rest = &text[start..];
-        match control.iter().position(|token| rest.starts_with(&token.text)) {
-            Some(i) => {
-                at = start + control[i].text.len();
-                found.push((start..at, i));
-            }
-            None => at = start + rest.chars().next().map_or(1, char::len_utf8),
-        }
-    }
-    found
-}
 
 /// The stand-ins of one prompt: pairs of a character and what stands for it.
 #[derive(Debug)]

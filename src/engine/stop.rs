@@ -63,7 +63,8 @@ mod tests {
 
     #[test]
     fn stop_strings_are_found_across_pieces() {
-        let table: &[(&[&str], &[&str], &[&str], bool)] = &[
+        type Row<'a> = (&'a [&'a str], &'a [&'a str], &'a [&'a str], bool);
+        let table: &[Row] = &[
             (&[], &["a", "b"], &["a", "b", ""], false),
             (&[""], &["a"], &["a", ""], false),
             (&["END"], &["one EN", "D two"], &["one ", ""], true),

@@ -251,12 +251,11 @@ fn write_json(out: &mut String, value: &Value, indent: Option<usize>, depth: usi
     if depth > JSON_DEPTH_MAX {
         return Err(fail("a value is nested too deep for JSON"));
     }
-    let line = |out: &mut String, depth: usize| match indent {
-        Some(indent) => {
+    let line = |out: &mut String, depth: usize| {
+        if let Some(indent) = indent {
             out.push('\n');
             out.extend(std::iter::repeat_n(' ', indent * depth));
         }
-        None => {}
     };
     let separator = if indent.is_some() { "," } else { ", " };
     match value.kind() {

@@ -15,6 +15,9 @@ pub(crate) const IM_START: u32 = 256;
 pub(crate) const IM_END: u32 = 257;
 pub(crate) const THINK: u32 = 258;
 pub(crate) const THINK_END: u32 = 259;
+/// Harmony's `<|start|>`, `<|end|>`, `<|message|>`, `<|channel|>`.
+pub(crate) const HARMONY: [u32; 4] = [260, 261, 262, 263];
+pub(crate) const RETURN: u32 = 264;
 
 /// ChatML, our own wording.
 pub(crate) const CHATML: &str = "{%- for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}\
@@ -53,6 +56,8 @@ pub(crate) fn tokenizer_json() -> Value {
         "added_tokens": [
             added(IM_START, "<|im_start|>", true), added(IM_END, "<|im_end|>", true),
             added(THINK, "<think>", false), added(THINK_END, "</think>", false),
+            added(260, "<|start|>", true), added(261, "<|end|>", true), added(262, "<|message|>", true),
+            added(263, "<|channel|>", true), added(RETURN, "<|return|>", true),
         ],
         "pre_tokenizer": byte_level, "post_processor": null, "decoder": byte_level,
         "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,

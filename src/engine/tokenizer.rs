@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use tokenizers::AddedToken;
 
-use super::prompt::PromptText;
+use super::control::{ControlToken, PromptText, find_control};
 use super::template::{self, TemplateError};
 use crate::hint::Hint;
 use crate::verified::{IntegrityError, VerifiedFolder};
@@ -83,17 +83,6 @@ impl Hint for TokenizerError {
             _ => Some("import the model again from its source, or use another one".into()),
         }
     }
-}
-
-/// A control token.
-#[derive(Clone, Debug)]
-pub(crate) struct ControlToken {
-    pub(crate) id: u32,
-    pub(crate) text: String,
-    /// Whether it swallows the whitespace before it.
-    lstrip: bool,
-    /// Whether it swallows the whitespace after it.
-    rstrip: bool,
 }
 
 /// A checkpoint's tokenizer.
@@ -207,7 +196,7 @@ impl Tokenizer {
     /// As [`Self::encode`].
     pub fn encode_prompt(&mut self, prompt: &PromptText) -> Result<Vec<u32>, TokenizerError> {
         let expected = prompt.control.iter().map(|(_, token)| self.control[*token].id);
-        if prompt.control == super::prompt::find_control(&prompt.text, &self.control) {
+        if prompt.control == find_control(&prompt.text, &self.control) {
             self.inner.set_encode_special_tokens(false);
             let ids = self.encode_raw(&prompt.text)?;
             // A normaliser may have made a control token of something that wasn't one.

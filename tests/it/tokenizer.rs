@@ -34,7 +34,7 @@ fn prompt_of(tokenizer: &mut Tokenizer, template: &ChatTemplate, messages: &[Mes
     let messages: Vec<&Message> = messages.iter().collect();
     let prompt = prompt::render(tokenizer, &setting, &messages).expect("it renders");
     let tokens = tokenizer.encode_prompt(&prompt).expect("it encodes");
-    (prompt.text, tokens)
+    (prompt.text().to_owned(), tokens)
 }
 
 #[derive(Deserialize)]

@@ -1,5 +1,7 @@
 //! Control tokens come from the template and from nowhere else.
 
+use std::ops::Range;
+
 use super::*;
 use crate::engine::test_model::{self, CHATML, IM_END, IM_START, THINK, THINK_END, VOCAB_SIZE};
 
