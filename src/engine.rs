@@ -296,7 +296,10 @@ impl Engine {
         let (Fitted { fit, text: prompt, tokens }, format) = self.prepare(request)?;
         let mut output = Output::new(format, &prompt, &request.sampling.stop);
         let shared = self.cached.iter().zip(&tokens).take_while(|(a, b)| a == b).count();
-        let cached_tokens = shared.min(tokens.len().saturating_sub(1));
+        self.model.truncate(shared.min(tokens.len().saturating_sub(1)));
+        // A rotated sliding window may not have gone back all the way.
+        let cached_tokens = self.model.len();
+        self.cached.truncate(cached_tokens);
         let mut run = Run {
             sampler: Sampler::new(&request.sampling, seed),
             tokens_max: request.sampling.num_predict.map_or(usize::MAX, |max| max as usize),
@@ -305,7 +308,7 @@ impl Engine {
             timing: Timing { load_ms: self.load_ms, ..Timing::default() },
             output_tokens: 0,
         };
-        let finished = self.run(&mut run, &mut output, &tokens[..], cached_tokens, cancelled, emit);
+        let finished = self.run(&mut run, &mut output, &tokens[cached_tokens..], cancelled, emit);
         if finished.is_err() {
             // How far the model got is not known: the next request starts anew.
             self.model.truncate(0);
@@ -351,8 +354,7 @@ impl Engine {
         &mut self,
         run: &mut Run,
         output: &mut Output,
-        tokens: &[u32],
-        cached_tokens: usize,
+        new_tokens: &[u32],
         cancelled: &dyn Fn() -> bool,
         emit: &mut dyn FnMut(Piece) -> ControlFlow<()>,
     ) -> Result<FinishReason, EngineError> {
@@ -360,9 +362,7 @@ impl Engine {
             return Ok(FinishReason::Length);
         }
         let Self { model, tokenizer, cached, eos, .. } = self;
-        model.truncate(cached_tokens);
-        cached.truncate(cached_tokens);
-        let mut next = tokens[cached_tokens..].to_vec();
+        let mut next = new_tokens.to_vec();
         let mut decode_start = run.start;
         loop {
             let forward_start = Instant::now();

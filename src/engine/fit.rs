@@ -8,6 +8,8 @@ use crate::message::{Message, Role};
 
 /// At most so many tokens are kept free for the answer while older turns can still go; else a quarter of the context.
 const ANSWER_ROOM_TOKENS_MAX: usize = 1024;
+/// A conversation with more bytes for each token of the context isn't tried whole at first.
+const WHOLE_BYTES_A_TOKEN_MAX: usize = 8;
 
 /// What of a conversation is in the context.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,37 +43,41 @@ pub(crate) fn fit(
     num_ctx: usize,
     num_keep: usize,
 ) -> Result<Fitted, EngineError> {
-    let room = (num_ctx / 4).min(ANSWER_ROOM_TOKENS_MAX);
-    let whole = encode(tokenizer, setting, messages, &vec![true; messages.len()])?;
-    if whole.1.len() + room <= num_ctx {
-        return Ok(fitted(whole, vec![true; messages.len()], num_ctx));
-    }
     let turns = turns(messages);
     let mut order: Vec<usize> = (0..turns.len().saturating_sub(1)).collect();
-    let kept = kept_turns(tokenizer, setting, messages, &turns, num_keep)?;
-    let kept = kept.min(order.len());
-    order.rotate_left(kept);
-    // The fewest dropped turns that suffice, by bisection: each try renders and encodes what is left.
-    let (mut too_few, mut enough) = (0, order.len());
+    let room = (num_ctx / 4).min(ANSWER_ROOM_TOKENS_MAX);
+    // How many droppable turns are too many: more than there are, until a try says otherwise.
+    let mut too_many = order.len() + 1;
+    let said = |message: &Message| message.content.len() + message.reasoning.as_ref().map_or(0, String::len);
+    if messages.iter().map(said).sum::<usize>() <= num_ctx.saturating_mul(WHOLE_BYTES_A_TOKEN_MAX) {
+        let whole = without(tokenizer, setting, messages, &turns, &[])?;
+        if whole.0.1.len() + room <= num_ctx {
+            return Ok(fitted(whole, num_ctx));
+        }
+        too_many = order.len();
+    }
+    let kept_turns = kept_turns(tokenizer, setting, messages, &turns, num_keep)?.min(order.len());
+    order.rotate_left(kept_turns);
     let mut best = without(tokenizer, setting, messages, &turns, &order)?;
-    while too_few + 1 < enough {
-        let middle = too_few + (enough - too_few) / 2;
-        let tried = without(tokenizer, setting, messages, &turns, &order[..middle])?;
+    if best.0.1.len() >= num_ctx {
+        return Err(EngineError::TooLong { tokens: best.0.1.len(), num_ctx });
+    }
+    // From the newest turn on, twice as many each time, then by bisection: the tries cost about what fits, not what the
+    // whole conversation would. The newest turn alone may take the answer's room, but for one token.
+    let (mut kept, mut is_doubling) = (0, true);
+    while kept + 1 < too_many {
+        let step = if is_doubling { (kept + 1).min(too_many - 1 - kept) } else { (too_many - kept) / 2 };
+        let tried = without(tokenizer, setting, messages, &turns, &order[..order.len() - kept - step])?;
         if tried.0.1.len() + room <= num_ctx {
-            (enough, best) = (middle, tried);
+            (kept, best) = (kept + step, tried);
         } else {
-            too_few = middle;
+            (too_many, is_doubling) = (kept + step, false);
         }
     }
-    let (prompt, is_in) = best;
-    match prompt.1.len() {
-        // The newest turn alone may take the answer's room, but for one token.
-        tokens if tokens < num_ctx => Ok(fitted(prompt, is_in, num_ctx)),
-        tokens => Err(EngineError::TooLong { tokens, num_ctx }),
-    }
+    Ok(fitted(best, num_ctx))
 }
 
-fn fitted((prompt, tokens): (PromptText, Vec<u32>), is_in: Vec<bool>, num_ctx: usize) -> Fitted {
+fn fitted(((prompt, tokens), is_in): Tried, num_ctx: usize) -> Fitted {
     let dropped_messages = is_in.iter().filter(|is_in| !**is_in).count();
     let fit = Fit { is_in, dropped_messages, prompt_tokens: tokens.len(), num_ctx };
     Fitted { fit, text: prompt.text, tokens }

@@ -61,14 +61,15 @@ struct Candidate {
 pub struct Sampler {
     sampling: Sampling,
     random: SplitMix64,
-    /// Kept between tokens, to allocate once.
+    /// The logits after the penalties. Kept between tokens, as the candidates are, to allocate once.
+    logits: Vec<f32>,
     candidates: Vec<Candidate>,
 }
 
 impl Sampler {
     /// Makes a sampler. `seed` is the one to use; `sampling.seed` is the caller's business.
     pub fn new(sampling: &Sampling, seed: u64) -> Self {
-        Self { sampling: sampling.clone(), random: SplitMix64(seed), candidates: Vec::new() }
+        Self { sampling: sampling.clone(), random: SplitMix64(seed), logits: Vec::new(), candidates: Vec::new() }
     }
 
     /// Chooses the next token from `logits` [vocab]. `history` is the context so far, the prompt included.
@@ -78,32 +79,36 @@ impl Sampler {
     /// # Errors
     /// [`SamplerError`], when there is nothing sound to choose from.
     pub fn choose(&mut self, logits: &[f32], history: &[u32]) -> Result<u32, SamplerError> {
-        self.candidates.clear();
-        for (token, &logit) in (0u32..).zip(logits) {
+        self.logits.clear();
+        self.logits.extend_from_slice(logits);
+        self.penalise(history);
+        let (mut best, mut best_logit) = (None, f32::NEG_INFINITY);
+        for (token, &logit) in (0u32..).zip(&self.logits) {
             if logit.is_nan() {
                 return Err(SamplerError::NotANumber { token });
             }
-            self.candidates.push(Candidate { token, logit, p: 0.0 });
+            if best.is_none() || logit > best_logit {
+                (best, best_logit) = (Some(token), logit);
+            }
         }
-        self.penalise(history);
-        let best =
-            *self.candidates.iter().reduce(|a, b| if precedes(b, a) { b } else { a }).ok_or(SamplerError::NoLogits)?;
-        if !best.logit.is_finite() {
+        let best = best.ok_or(SamplerError::NoLogits)?;
+        if best_logit.is_infinite() {
             return Err(SamplerError::Infinite);
         }
         let temperature = self.sampling.temperature;
         if temperature <= 0.0 {
-            return Ok(best.token);
+            return Ok(best);
         }
+        self.take_top_k();
         for candidate in &mut self.candidates {
             // The largest becomes 0 first: dividing by a tiny temperature then can't overflow upwards.
-            candidate.logit = (candidate.logit - best.logit) / temperature;
+            candidate.logit = (candidate.logit - best_logit) / temperature;
         }
-        self.keep_top_k();
+        self.normalise();
         self.keep_typical();
         self.keep_top_p();
         self.keep_min_p();
-        Ok(self.draw().unwrap_or(best.token))
+        Ok(self.draw().unwrap_or(best))
     }
 
     fn penalise(&mut self, history: &[u32]) {
@@ -115,24 +120,38 @@ impl Sampler {
         let mut seen = history[history.len().saturating_sub(last_n)..].to_vec();
         seen.sort_unstable();
         for run in seen.chunk_by(|a, b| a == b) {
-            let Some(candidate) = run.first().and_then(|&token| self.candidates.get_mut(token as usize)) else {
+            let Some(logit) = run.first().and_then(|&token| self.logits.get_mut(token as usize)) else {
                 continue;
             };
-            let logit = candidate.logit;
-            let repeated = if logit <= 0.0 { logit * repeat_penalty } else { logit / repeat_penalty };
-            candidate.logit = repeated - run.len() as f32 * frequency_penalty - presence_penalty;
+            let repeated = if *logit <= 0.0 { *logit * repeat_penalty } else { *logit / repeat_penalty };
+            *logit = repeated - run.len() as f32 * frequency_penalty - presence_penalty;
         }
     }
 
-    /// Sorts the candidates, most likely first, and keeps `top_k` of them.
-    fn keep_top_k(&mut self) {
-        let top_k = self.sampling.top_k as usize;
-        if (1..self.candidates.len()).contains(&top_k) {
-            self.candidates.select_nth_unstable_by(top_k - 1, order);
-            self.candidates.truncate(top_k);
+    /// Makes the `top_k` most likely tokens the candidates, most likely first.
+    ///
+    /// The temperature comes before this in the documented order, but it changes no ranks.
+    fn take_top_k(&mut self) {
+        let top_k = match self.sampling.top_k as usize {
+            0 => self.logits.len(),
+            top_k => top_k.min(self.logits.len()),
+        };
+        self.candidates.clear();
+        // Twice as many as wanted are gathered, then halved: nearly all later ones are below the floor by then.
+        let mut floor = None;
+        for (token, &logit) in (0u32..).zip(&self.logits) {
+            if floor.is_some_and(|floor| logit <= floor) {
+                continue;
+            }
+            self.candidates.push(Candidate { token, logit, p: 0.0 });
+            if self.candidates.len() >= top_k.saturating_mul(2) {
+                self.candidates.select_nth_unstable_by(top_k - 1, order);
+                self.candidates.truncate(top_k);
+                floor = self.candidates.last().map(|last| last.logit);
+            }
         }
         self.candidates.sort_unstable_by(order);
-        self.normalise();
+        self.candidates.truncate(top_k);
     }
 
     /// Keeps the tokens whose surprise is nearest to the expected one (Meister et al. 2022).
@@ -192,11 +211,7 @@ impl Sampler {
     }
 }
 
-/// Whether `a` is the more likely one; of equals, the lower token.
-fn precedes(a: &Candidate, b: &Candidate) -> bool {
-    order(a, b).is_lt()
-}
-
+/// The more likely one first; of equals, the lower token.
 fn order(a: &Candidate, b: &Candidate) -> std::cmp::Ordering {
     // `+ 0.0` makes the two zeros equal.
     (b.logit + 0.0).total_cmp(&(a.logit + 0.0)).then(a.token.cmp(&b.token))
@@ -302,6 +317,20 @@ mod tests {
         }
         let penalised = Sampling { repeat_penalty: 2.0, ..argmax };
         assert_eq!(Sampler::new(&penalised, 0).choose(&[1.0, 1.5], &[1, 77]), Ok(0));
+    }
+
+    #[test]
+    fn the_most_likely_are_found_wherever_they_are() {
+        let logits: Vec<f32> = (0..1000).map(|i| ((i * 7919) % 1009 / 10) as f32).collect();
+        let mut sorted: Vec<u32> = (0..1000).collect();
+        sorted.sort_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b)));
+        for top_k in [1, 2, 3, 40, 499, 500, 501, 999, 1000, 1001, 0] {
+            let mut sampler = Sampler::new(&Sampling { top_k, ..all() }, 0);
+            sampler.choose(&logits, &[]).expect("the logits are sound");
+            let found: Vec<u32> = sampler.candidates.iter().map(|candidate| candidate.token).collect();
+            let len = if top_k == 0 { 1000 } else { (top_k as usize).min(1000) };
+            assert_eq!(found, sorted[..len], "{top_k}");
+        }
     }
 
     #[test]

@@ -161,6 +161,22 @@ fn oldest_turns_are_dropped_whole() {
 }
 
 #[test]
+fn of_many_turns_the_newest_that_fit_are_kept() {
+    let (_folder, mut engine) = engine(CHATML, &saying("ok"), 512);
+    let mut turns = Vec::new();
+    for turn_count in 1..80 {
+        turns.extend([(Role::User, "0123456789"), (Role::Assistant, "a")]);
+        let all: Vec<_> = turns.iter().copied().chain([(Role::User, "now")]).collect();
+        let fit = engine.fit(&request(&all)).expect("it fits");
+        // 18 and 14 tokens a turn, 11 for the newest message, 11 open the answer, 128 of 512 are kept free.
+        let kept = turn_count.min((512 - 128 - 22) / 32);
+        assert_eq!(fit.dropped_messages, 2 * (turn_count - kept), "{turn_count}");
+        assert_eq!(fit.prompt_tokens, 22 + 32 * kept);
+        assert!(fit.is_in.is_sorted(), "only the oldest are dropped");
+    }
+}
+
+#[test]
 fn thoughts_are_a_stream_of_their_own() {
     let table: Vec<(u32, u32)> = [u32::from(b'\n'), THINK]
         .into_iter()

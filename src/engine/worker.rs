@@ -44,7 +44,7 @@ pub enum LoadState {
     Loading,
     /// Done.
     Ready,
-    /// Over without success; the next request says why.
+    /// Over without success, or the thread is gone; the next request says why.
     Failed,
 }
 
@@ -114,11 +114,10 @@ impl Worker {
 
     /// How far loading is.
     pub fn load_progress(&self) -> LoadStatus {
-        let has_ended = self.thread.as_ref().is_none_or(JoinHandle::is_finished);
         LoadStatus {
             state: match self.shared.state.load(Ordering::Acquire) {
+                state if state == LoadState::Loading as u8 => LoadState::Loading,
                 state if state == LoadState::Ready as u8 => LoadState::Ready,
-                state if state == LoadState::Loading as u8 && !has_ended => LoadState::Loading,
                 _ => LoadState::Failed,
             },
             bytes_read: self.shared.bytes_read.load(Ordering::Acquire),
@@ -307,6 +306,15 @@ impl Drop for Ended {
     }
 }
 
+/// Says, when the thread ends in whatever way, that there is no engine any more.
+struct Running<'a>(&'a Shared);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.set_state(LoadState::Failed);
+    }
+}
+
 /// Nothing that is locked here can be left half changed, so a poisoned lock is as good as another.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -316,6 +324,8 @@ fn run<L>(load: L, jobs: &Receiver<Job>, shared: &Shared)
 where
     L: FnOnce(&mut dyn FnMut(LoadProgress) -> ControlFlow<()>) -> Result<Engine, EngineError>,
 {
+    // Dropped before `jobs`, so that whoever learns that the thread is gone finds the state set.
+    let _running = Running(shared);
     let mut progress = |progress: LoadProgress| {
         shared.bytes_total.store(progress.bytes_total, Ordering::Release);
         shared.bytes_read.store(progress.bytes_read, Ordering::Release);

@@ -155,3 +155,36 @@ fn turns_end_where_the_files_say() {
     let error = Tokenizer::load(&verified, CHATML, VOCAB_SIZE).expect_err("it is no JSON").to_string();
     assert!(error.starts_with("`generation_config.json` of the model can't be used: "), "{error}");
 }
+
+#[test]
+fn damaged_tokenizers_never_end_the_program() {
+    let whole = test_model::tokenizer_json().to_string();
+    let folder = TestFolder::new();
+    let verified = VerifiedFolder::unlisted(folder.path());
+    let (mut loaded, mut refused) = (0, 0);
+    // Each place gets a digit, a quote, a bracket, or ends the file there.
+    for (i, at) in (0..whole.len()).step_by(23).enumerate() {
+        let mut damaged = whole.clone().into_bytes();
+        match i % 4 {
+            0 => damaged[at] = b'9',
+            1 => damaged[at] = b'"',
+            2 => damaged[at] = b']',
+            _ => damaged.truncate(at),
+        }
+        std::fs::write(folder.path().join("tokenizer.json"), &damaged).expect("target can be written");
+        match Tokenizer::load(&verified, CHATML, VOCAB_SIZE) {
+            Ok(mut tokenizer) => {
+                loaded += 1;
+                if let Ok(tokens) = tokenizer.encode("Aé <|im_end|>\n") {
+                    assert!(tokens.iter().all(|&token| (token as usize) < VOCAB_SIZE));
+                    let _ = tokenizer.decode(&tokens);
+                }
+            }
+            Err(error) => {
+                refused += 1;
+                assert!(!error.to_string().is_empty() && error.hint().is_some());
+            }
+        }
+    }
+    assert!(loaded > 0 && refused > 100, "{loaded} loaded, {refused} refused");
+}
