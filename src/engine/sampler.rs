@@ -72,7 +72,7 @@ impl Sampler {
         Self { sampling: sampling.clone(), random: SplitMix64(seed), logits: Vec::new(), candidates: Vec::new() }
     }
 
-    /// Chooses the next token from `logits` [vocab]. `history` is the context so far, the prompt included.
+    /// Chooses the next token from `logits`, one a token of the vocabulary. `history` is the context so far, the prompt included.
     ///
     /// Equal logits go to the lowest token.
     ///
