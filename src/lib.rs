@@ -16,5 +16,8 @@ pub mod disk;
 pub mod verified;
 pub mod identity;
 
+// ── floor 2 · the engine: messages in, text out; synchronous
+pub mod engine;
+
 #[cfg(test)]
 mod test_folder;

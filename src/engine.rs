@@ -1,0 +1,429 @@
+//! The engine: messages in, text out. Template → tokens → forward → sample → text; synchronous, on one thread.
+
+use std::collections::HashSet;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::hint::Hint;
+use crate::message::Message;
+use crate::sampling::Sampling;
+use crate::time::Clock;
+use crate::verified::VerifiedFolder;
+
+pub mod checkpoint;
+pub mod models;
+pub mod template;
+pub mod reasoning;
+pub mod harmony;
+pub mod control;
+pub mod tokenizer;
+pub mod prompt;
+pub mod sampler;
+pub mod stop;
+pub mod fit;
+mod output;
+pub mod worker;
+#[cfg(test)]
+pub(crate) mod test_model;
+
+pub use self::fit::Fit;
+pub use self::reasoning::Piece;
+pub use self::template::Think;
+
+use self::checkpoint::CheckpointError;
+use self::fit::Fitted;
+use self::models::{ForwardError, LoadOptions, LoadProgress, Model};
+use self::output::{Format, Output};
+use self::prompt::Setting;
+use self::sampler::{Sampler, SamplerError};
+use self::template::{ChatTemplate, TemplateError};
+use self::tokenizer::{Tokenizer, TokenizerError};
+
+/// No answer can be made.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The model can't be loaded.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The model's tokenizer can't be used.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// The chat template can't be used.
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+    /// The model can't compute.
+    #[error(transparent)]
+    Forward(#[from] ForwardError),
+    /// The model's numbers can't be sampled from.
+    #[error(transparent)]
+    Sampler(#[from] SamplerError),
+    /// The newest message with the system's leaves no room for an answer.
+    #[error("the message has {tokens} tokens with its instructions, but the context holds only {num_ctx}")]
+    TooLong {
+        /// How many tokens the shortest possible prompt has.
+        tokens: usize,
+        /// How many tokens the context holds.
+        num_ctx: usize,
+    },
+    /// The template made nothing of the conversation.
+    #[error("the chat template makes an empty prompt of this conversation")]
+    EmptyPrompt,
+    /// The operating system gives no random seed.
+    #[error("the operating system gives no random numbers: {0}")]
+    Random(String),
+    /// Loading failed, once for all requests.
+    #[error(transparent)]
+    Load(Arc<EngineError>),
+    /// The engine's thread is gone.
+    #[error("the engine has stopped")]
+    Stopped,
+}
+
+impl Hint for EngineError {
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Checkpoint(error) => error.hint(),
+            Self::Tokenizer(error) => error.hint(),
+            Self::Template(error) => error.hint(),
+            Self::Forward(error) => error.hint(),
+            Self::Sampler(error) => error.hint(),
+            Self::TooLong { .. } => Some("shorten the message, or raise `num_ctx`".into()),
+            Self::EmptyPrompt => Some("correct the `TEMPLATE` of the Modelfile".into()),
+            Self::Random(_) => Some("give a seed with `--seed`".into()),
+            Self::Load(error) => error.hint(),
+            Self::Stopped => Some("start the program again".into()),
+        }
+    }
+}
+
+/// How an engine is set up.
+#[derive(Clone)]
+pub struct EngineOptions {
+    /// What the model is loaded with.
+    pub load: LoadOptions,
+    /// What tells templates today's date.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// What to answer, and how.
+#[derive(Clone, Debug, Default)]
+pub struct Request {
+    /// The conversation, the newest message last.
+    pub messages: Vec<Message>,
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+    /// How many tokens of context to use; `None` all that the model was loaded with, and never more.
+    pub num_ctx: Option<usize>,
+    /// Turns within so many first tokens of the prompt are dropped last.
+    pub num_keep: usize,
+    /// A Jinja template to use instead of the checkpoint's.
+    pub template: Option<String>,
+    /// How much the model shall think; `None` leaves it to the template.
+    pub think: Option<Think>,
+}
+
+/// Why an answer ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FinishReason {
+    /// The model ended its turn, or a stop string came.
+    Stop,
+    /// `num_predict` tokens were made, or the context is full.
+    Length,
+    /// The caller wanted no more.
+    Cancelled,
+}
+
+impl FinishReason {
+    /// The reason's name in JSON and in the store.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::Length => "length",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// How many tokens an answer took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// The prompt's.
+    pub input_tokens: usize,
+    /// Those of the prompt that were in the cache from the turn before.
+    pub cached_tokens: usize,
+    /// The answer's, thoughts included; the token that ends the turn isn't counted.
+    pub output_tokens: usize,
+}
+
+/// How long an answer took.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Timing {
+    /// Loading the model, in milliseconds.
+    pub load_ms: u64,
+    /// From the request to the first token, in milliseconds.
+    pub first_token_ms: u64,
+    /// Tokens of the prompt that weren't in the cache, a second; 0 where none was computed.
+    pub prompt_tokens_per_s: f64,
+    /// Tokens of the answer after the first, a second; 0 where there is no second one.
+    pub decode_tokens_per_s: f64,
+}
+
+/// An answer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Completion {
+    /// The answer's text.
+    pub text: String,
+    /// What the model thought before.
+    pub reasoning: Option<String>,
+    /// Why it ended.
+    pub finish_reason: FinishReason,
+    /// Its tokens.
+    pub usage: Usage,
+    /// Its time.
+    pub timing: Timing,
+    /// The seed that makes the same answer again.
+    pub seed: u64,
+    /// How many of the oldest messages didn't fit into the context; the person is told.
+    pub dropped_messages: usize,
+}
+
+/// A loaded model with its tokenizer and template.
+pub struct Engine {
+    model: Model,
+    tokenizer: Tokenizer,
+    /// Absent where the model has none: then every request must bring one.
+    template: Option<ChatTemplate>,
+    clock: Arc<dyn Clock>,
+    eos: HashSet<u32>,
+    /// The most tokens that the model was loaded for.
+    num_ctx: usize,
+    /// The tokens whose keys and values the model holds.
+    cached: Vec<u32>,
+    load_ms: u64,
+}
+
+impl Engine {
+    /// Loads the model in `folder`.
+    ///
+    /// # Errors
+    /// What its files can hold against it; [`CheckpointError`] says when `progress` cancelled.
+    pub fn load(
+        folder: &VerifiedFolder,
+        options: &EngineOptions,
+        progress: &mut dyn FnMut(LoadProgress) -> ControlFlow<()>,
+    ) -> Result<Self, EngineError> {
+        let start = Instant::now();
+        // The small files first: what is wrong with them is told at once.
+        let template = match ChatTemplate::load(folder) {
+            Ok(template) => Some(template),
+            Err(TemplateError::Missing) => None,
+            Err(error) => return Err(error.into()),
+        };
+        let model = Model::load(folder, &options.load, progress)?;
+        let config = model.config();
+        let source = template.as_ref().map_or("", ChatTemplate::source);
+        let tokenizer = Tokenizer::load(folder, source, config.vocab_size)?;
+        let num_ctx = match options.load.num_ctx {
+            0 => config.max_position_embeddings,
+            num_ctx => num_ctx.min(config.max_position_embeddings),
+        };
+        Ok(Self {
+            eos: config.eos_token_ids.iter().copied().collect(),
+            num_ctx,
+            model,
+            tokenizer,
+            template,
+            clock: Arc::clone(&options.clock),
+            cached: Vec::new(),
+            load_ms: milliseconds(start),
+        })
+    }
+
+    /// How many tokens the context holds at most.
+    pub fn num_ctx(&self) -> usize {
+        self.num_ctx
+    }
+
+    /// The source of the checkpoint's own chat template.
+    pub fn template(&self) -> Option<&str> {
+        self.template.as_ref().map(ChatTemplate::source)
+    }
+
+    /// Counts the tokens of a text on its own.
+    ///
+    /// # Errors
+    /// A tokenizer that fails.
+    pub fn count_tokens(&mut self, text: &str) -> Result<usize, EngineError> {
+        Ok(self.tokenizer.encode(text)?.len())
+    }
+
+    /// Says what of a request's messages would be in the context.
+    ///
+    /// # Errors
+    /// As [`Self::generate`].
+    pub fn fit(&mut self, request: &Request) -> Result<Fit, EngineError> {
+        Ok(self.prepare(request)?.0.fit)
+    }
+
+    /// Answers a request. `emit` takes each piece as soon as it is certain, and can end the answer.
+    ///
+    /// # Errors
+    /// [`EngineError::TooLong`], and what template, tokenizer, model and sampler can meet.
+    pub fn generate(
+        &mut self,
+        request: &Request,
+        emit: &mut dyn FnMut(Piece) -> ControlFlow<()>,
+    ) -> Result<Completion, EngineError> {
+        self.generate_until(request, &|| false, emit)
+    }
+
+    /// As [`Self::generate`]; `cancelled` is also asked while the prompt is computed, before `emit` has anything.
+    ///
+    /// # Errors
+    /// As [`Self::generate`].
+    pub fn generate_until(
+        &mut self,
+        request: &Request,
+        cancelled: &dyn Fn() -> bool,
+        emit: &mut dyn FnMut(Piece) -> ControlFlow<()>,
+    ) -> Result<Completion, EngineError> {
+        let start = Instant::now();
+        let seed = match request.sampling.seed {
+            Some(seed) => seed,
+            None => getrandom::u64().map_err(|error| EngineError::Random(error.to_string()))?,
+        };
+        let (Fitted { fit, text: prompt, tokens }, format) = self.prepare(request)?;
+        let mut output = Output::new(format, &prompt, &request.sampling.stop);
+        let shared = self.cached.iter().zip(&tokens).take_while(|(a, b)| a == b).count();
+        self.model.truncate(shared.min(tokens.len().saturating_sub(1)));
+        // A rotated sliding window may not have gone back all the way.
+        let cached_tokens = self.model.len();
+        self.cached.truncate(cached_tokens);
+        let mut run = Run {
+            sampler: Sampler::new(&request.sampling, seed),
+            tokens_max: request.sampling.num_predict.map_or(usize::MAX, |max| max as usize),
+            num_ctx: fit.num_ctx,
+            start,
+            timing: Timing { load_ms: self.load_ms, ..Timing::default() },
+            output_tokens: 0,
+        };
+        let finished = self.run(&mut run, &mut output, &tokens[cached_tokens..], cancelled, emit);
+        if finished.is_err() {
+            // How far the model got is not known: the next request starts anew.
+            self.model.truncate(0);
+            self.cached.clear();
+        }
+        let finish_reason = finished?;
+        // What is still held back goes out, unless nobody listens; the completion has it in any case.
+        for piece in output.finish(&self.tokenizer)? {
+            if finish_reason == FinishReason::Cancelled || emit(piece).is_break() {
+                break;
+            }
+        }
+        let (text, reasoning) = output.into_text();
+        Ok(Completion {
+            text,
+            reasoning,
+            finish_reason,
+            usage: Usage { input_tokens: tokens.len(), cached_tokens, output_tokens: run.output_tokens },
+            timing: run.timing,
+            seed,
+            dropped_messages: fit.dropped_messages,
+        })
+    }
+
+    /// Renders, fits and encodes a request; says too how its answer is written.
+    fn prepare(&mut self, request: &Request) -> Result<(Fitted, Format), EngineError> {
+        let given = match (&request.template, &self.template) {
+            (Some(source), Some(template)) => Some(template.with_source(source)?),
+            (Some(source), None) => Some(ChatTemplate::from_source(source)?),
+            (None, _) => None,
+        };
+        let template = given.as_ref().or(self.template.as_ref()).ok_or(TemplateError::Missing)?;
+        let setting = Setting { template, think: request.think, now: self.clock.now(), add_generation_prompt: true };
+        let num_ctx = request.num_ctx.unwrap_or(usize::MAX).min(self.num_ctx);
+        let fitted = fit::fit(&mut self.tokenizer, &setting, &request.messages, num_ctx, request.num_keep)?;
+        if fitted.tokens.is_empty() {
+            return Err(EngineError::EmptyPrompt);
+        }
+        Ok((fitted, Format::of(template.source(), &self.tokenizer)))
+    }
+
+    fn run(
+        &mut self,
+        run: &mut Run,
+        output: &mut Output,
+        new_tokens: &[u32],
+        cancelled: &dyn Fn() -> bool,
+        emit: &mut dyn FnMut(Piece) -> ControlFlow<()>,
+    ) -> Result<FinishReason, EngineError> {
+        if run.tokens_max == 0 {
+            return Ok(FinishReason::Length);
+        }
+        let Self { model, tokenizer, cached, eos, .. } = self;
+        let mut next = new_tokens.to_vec();
+        let mut decode_start = run.start;
+        loop {
+            let forward_start = Instant::now();
+            let logits = match model.forward(&next, cancelled) {
+                Ok(logits) => logits,
+                Err(ForwardError::Cancelled) => {
+                    model.truncate(cached.len());
+                    return Ok(FinishReason::Cancelled);
+                }
+                Err(error) => return Err(error.into()),
+            };
+            cached.extend_from_slice(&next);
+            let token = run.sampler.choose(logits, cached)?;
+            if run.output_tokens == 0 {
+                run.timing.first_token_ms = milliseconds(run.start);
+                run.timing.prompt_tokens_per_s = rate(next.len(), forward_start);
+                decode_start = Instant::now();
+            } else {
+                run.timing.decode_tokens_per_s = rate(run.output_tokens, decode_start);
+            }
+            if eos.contains(&token) || tokenizer.ends_turn(token) {
+                return Ok(FinishReason::Stop);
+            }
+            run.output_tokens += 1;
+            for piece in output.push(tokenizer, token)? {
+                if emit(piece).is_break() {
+                    return Ok(FinishReason::Cancelled);
+                }
+            }
+            if output.is_stopped() {
+                return Ok(FinishReason::Stop);
+            }
+            if run.output_tokens >= run.tokens_max || cached.len() >= run.num_ctx {
+                return Ok(FinishReason::Length);
+            }
+            if cancelled() {
+                return Ok(FinishReason::Cancelled);
+            }
+            next.clear();
+            next.push(token);
+        }
+    }
+}
+
+/// The state of one answer, apart from its text.
+struct Run {
+    sampler: Sampler,
+    tokens_max: usize,
+    num_ctx: usize,
+    start: Instant,
+    timing: Timing,
+    output_tokens: usize,
+}
+
+fn milliseconds(start: Instant) -> u64 {
+    u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+fn rate(tokens: usize, start: Instant) -> f64 {
+    tokens as f64 / start.elapsed().as_secs_f64().max(1e-9)
+}
+
+#[cfg(test)]
+mod tests;

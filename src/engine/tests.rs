@@ -1,0 +1,229 @@
+//! The loop, over a checkpoint whose answers are scripted.
+
+use super::test_model::{self, CHATML, IM_END, THINK, THINK_END, saying};
+use super::*;
+use crate::message::Role;
+use crate::test_folder::TestFolder;
+use crate::time::{FixedClock, Timestamp};
+
+pub(super) fn options(num_ctx: usize) -> EngineOptions {
+    let load = LoadOptions { num_ctx, ..LoadOptions::default() };
+    EngineOptions { load, clock: Arc::new(FixedClock(Timestamp::from_ms(0))) }
+}
+
+fn engine(template: &str, table: &[(u32, u32)], num_ctx: usize) -> (TestFolder, Engine) {
+    let (folder, verified) = test_model::folder(template, table);
+    let engine = Engine::load(&verified, &options(num_ctx), &mut |_| ControlFlow::Continue(()));
+    (folder, engine.expect("it loads"))
+}
+
+pub(super) fn request(messages: &[(Role, &str)]) -> Request {
+    Request {
+        messages: messages.iter().map(|(role, content)| Message::new(*role, *content)).collect(),
+        sampling: Sampling { temperature: 0.0, ..Sampling::default() },
+        ..Request::default()
+    }
+}
+
+fn asking(text: &str) -> Request {
+    request(&[(Role::User, text)])
+}
+
+fn answer(engine: &mut Engine, request: &Request) -> (Completion, Vec<Piece>) {
+    let mut pieces = Vec::new();
+    let completion = engine.generate(request, &mut |piece| {
+        pieces.push(piece);
+        ControlFlow::Continue(())
+    });
+    (completion.expect("it answers"), pieces)
+}
+
+#[test]
+fn an_answer_ends_as_it_should() {
+    let stopping = |stop: &[&str], num_predict: Option<u32>| Sampling {
+        stop: stop.iter().map(|&stop| stop.to_owned()).collect(),
+        num_predict,
+        ..asking("").sampling
+    };
+    for (sampling, text, reason, output_tokens) in [
+        (stopping(&[], None), "Hé, wr€d!", FinishReason::Stop, 12),
+        (stopping(&["r€"], None), "Hé, w", FinishReason::Stop, 10),
+        (stopping(&["r€x", "d!?"], None), "Hé, wr€d!", FinishReason::Stop, 12),
+        (stopping(&[], Some(4)), "Hé,", FinishReason::Length, 4),
+        (stopping(&[], Some(2)), "H\u{fffd}", FinishReason::Length, 2),
+        (stopping(&[", wx"], Some(6)), "Hé, w", FinishReason::Length, 6),
+        (stopping(&[], Some(0)), "", FinishReason::Length, 0),
+        (stopping(&[], Some(12)), "Hé, wr€d!", FinishReason::Length, 12),
+    ] {
+        let (_folder, mut engine) = engine(CHATML, &saying("Hé, wr€d!"), 512);
+        let request = Request { sampling, ..asking("Say it.") };
+        let (completion, pieces) = answer(&mut engine, &request);
+        let what = format!("{:?}", request.sampling);
+        assert_eq!((completion.text.as_str(), completion.finish_reason), (text, reason), "{what}");
+        assert_eq!(completion.usage.output_tokens, output_tokens, "{what}");
+        let streamed: String = pieces
+            .into_iter()
+            .map(|piece| match piece {
+                Piece::Text(text) => text,
+                Piece::Reasoning(_) => panic!("nothing was thought"),
+            })
+            .collect();
+        assert_eq!(streamed, text, "{what}");
+    }
+}
+
+#[test]
+fn the_answer_ends_where_the_context_does() {
+    let (_folder, mut engine) = engine(CHATML, &saying("abcdefghijklmnopqrstuvwxyz"), 48);
+    let (completion, _) = answer(&mut engine, &asking("0123456789ABC"));
+    assert_eq!(completion.finish_reason, FinishReason::Length);
+    assert_eq!(completion.usage.input_tokens + completion.usage.output_tokens, 49, "the last token needs no place");
+    // As many tokens less as there are places less.
+    let smaller = Request { num_ctx: Some(44), ..asking("0123456789ABC") };
+    assert_eq!(answer(&mut engine, &smaller).0.text.len() + 4, completion.text.len());
+    let larger = Request { num_ctx: Some(10_000), ..asking("0123456789ABC") };
+    assert_eq!(answer(&mut engine, &larger).0.text, completion.text);
+}
+
+#[test]
+fn a_caller_that_has_enough_gets_what_there_is() {
+    let (_folder, mut engine) = engine(CHATML, &saying("abcdef"), 512);
+    let mut count = 0;
+    let completion = engine.generate(&asking("x"), &mut |_| {
+        count += 1;
+        if count == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    let completion = completion.expect("it answers");
+    assert_eq!((completion.text.as_str(), completion.finish_reason), ("abc", FinishReason::Cancelled));
+    assert_eq!(count, 3);
+    // Cancelled before the first token: nothing, and the engine is as good as new.
+    let none = engine.generate_until(&asking("another"), &|| true, &mut |_| ControlFlow::Continue(()));
+    let none = none.expect("it ends");
+    assert_eq!((none.text.as_str(), none.finish_reason, none.usage.output_tokens), ("", FinishReason::Cancelled, 0));
+    assert_eq!(answer(&mut engine, &asking("another")).0.text, "abcdef");
+}
+
+#[test]
+fn only_what_is_new_is_computed() {
+    let (_folder, mut engine) = engine(CHATML, &saying("ok"), 512);
+    let first = answer(&mut engine, &asking("one")).0.usage;
+    assert_eq!(first.cached_tokens, 0);
+    // The same again: all but the last token, which must be computed for its logits.
+    assert_eq!(answer(&mut engine, &asking("one")).0.usage.cached_tokens, first.input_tokens - 1);
+    let turns = [(Role::User, "one"), (Role::Assistant, "ok"), (Role::User, "two")];
+    let second = answer(&mut engine, &request(&turns)).0.usage;
+    assert_eq!(second.cached_tokens, first.input_tokens + 2, "the prompt before and both bytes of its answer");
+    // Undone: the first turn again with another end.
+    let other = answer(&mut engine, &asking("once")).0.usage;
+    assert_eq!(other.cached_tokens, "<user\non".len());
+    assert_eq!(answer(&mut engine, &request(&turns)).0.text, "ok");
+}
+
+#[test]
+fn oldest_turns_are_dropped_whole() {
+    let (_folder, mut engine) = engine(CHATML, &saying("ok"), 512);
+    let old = "x".repeat(40);
+    let turns = [
+        (Role::System, "Be brief."),
+        (Role::User, old.as_str()),
+        (Role::Assistant, "a1"),
+        (Role::User, old.as_str()),
+        (Role::Assistant, "a2"),
+        (Role::User, "now"),
+    ];
+    // The tokens of each message with its four of ChatML: 19, 48, 15, 48, 15, 11; 11 open the answer, for which a
+    // quarter of the context is kept free.
+    for (num_ctx, num_keep, is_in) in [
+        (512, 0, [true, true, true, true, true, true]),
+        (222, 0, [true, true, true, true, true, true]),
+        (221, 0, [true, false, false, true, true, true]),
+        (221, 82, [true, true, true, false, false, true]),
+        (221, 81, [true, false, false, true, true, true]),
+        (138, 0, [true, false, false, true, true, true]),
+        (137, 0, [true, false, false, false, false, true]),
+        (137, 500, [true, false, false, false, false, true]),
+        (42, 0, [true, false, false, false, false, true]),
+    ] {
+        let request = Request { num_ctx: Some(num_ctx), num_keep, ..request(&turns) };
+        let fit = engine.fit(&request).expect("it fits");
+        assert_eq!((fit.is_in.as_slice(), fit.num_ctx), (&is_in[..], num_ctx), "{num_ctx} {num_keep}");
+        let completion = answer(&mut engine, &request).0;
+        assert_eq!(completion.dropped_messages, is_in.iter().filter(|is_in| !**is_in).count());
+        assert_eq!(
+            (completion.usage.input_tokens, fit.dropped_messages),
+            (fit.prompt_tokens, completion.dropped_messages)
+        );
+    }
+    let small = Request { num_ctx: Some(41), ..request(&turns) };
+    let error = engine.fit(&small).expect_err("it is too long");
+    assert_eq!(error.to_string(), "the message has 41 tokens with its instructions, but the context holds only 41");
+    assert_eq!(error.hint().as_deref(), Some("shorten the message, or raise `num_ctx`"));
+}
+
+#[test]
+fn of_many_turns_the_newest_that_fit_are_kept() {
+    let (_folder, mut engine) = engine(CHATML, &saying("ok"), 512);
+    let mut turns = Vec::new();
+    for turn_count in 1..80 {
+        turns.extend([(Role::User, "0123456789"), (Role::Assistant, "a")]);
+        let all: Vec<_> = turns.iter().copied().chain([(Role::User, "now")]).collect();
+        let fit = engine.fit(&request(&all)).expect("it fits");
+        // 18 and 14 tokens a turn, 11 for the newest message, 11 open the answer, 128 of 512 are kept free.
+        let kept = turn_count.min((512 - 128 - 22) / 32);
+        assert_eq!(fit.dropped_messages, 2 * (turn_count - kept), "{turn_count}");
+        assert_eq!(fit.prompt_tokens, 22 + 32 * kept);
+        assert!(fit.is_in.is_sorted(), "only the oldest are dropped");
+    }
+}
+
+#[test]
+fn thoughts_are_a_stream_of_their_own() {
+    let table: Vec<(u32, u32)> = [u32::from(b'\n'), THINK]
+        .into_iter()
+        .chain("hm".bytes().map(u32::from))
+        .chain([THINK_END])
+        .chain("Yes".bytes().map(u32::from))
+        .chain([IM_END])
+        .collect::<Vec<_>>()
+        .windows(2)
+        .map(|w| (w[0], w[1]))
+        .collect();
+    let thinking = format!("{CHATML}{{#- </think> -#}}");
+    let (_folder, mut engine_thinks) = engine(&thinking, &table, 512);
+    let (completion, pieces) = answer(&mut engine_thinks, &asking("?"));
+    assert_eq!((completion.text.as_str(), completion.reasoning.as_deref()), ("Yes", Some("hm")));
+    assert_eq!(pieces.first(), Some(&Piece::Reasoning("h".into())));
+    // A stop string counts in the answer only; a template given with the request is the one that counts.
+    let sampling = Sampling { stop: vec!["m".into(), "s".into()], ..asking("").sampling };
+    let (completion, _) = answer(&mut engine_thinks, &Request { sampling, ..asking("?") });
+    assert_eq!((completion.text.as_str(), completion.reasoning.as_deref()), ("Ye", Some("hm")));
+    let plain = Request { template: Some("{{ messages[0].content }}\n\n".into()), ..asking("?") };
+    let (completion, _) = answer(&mut engine_thinks, &plain);
+    assert_eq!((completion.text.as_str(), completion.reasoning), ("<think>hm</think>Yes", None));
+    assert_eq!(completion.usage.input_tokens, 2);
+}
+
+#[test]
+fn seeds_repeat_and_are_told() {
+    let table: Vec<(u32, u32)> = (97..123).flat_map(|a| (97..123).map(move |b| (a, b))).chain([(10, 97)]).collect();
+    let (_folder, mut engine) = engine(CHATML, &table, 512);
+    let sampling = Sampling { num_predict: Some(30), temperature: 1.0, top_k: 26, ..Sampling::default() };
+    let drawn = answer(&mut engine, &Request { sampling: sampling.clone(), ..asking("?") }).0;
+    let again = Sampling { seed: Some(drawn.seed), ..sampling.clone() };
+    assert_eq!(answer(&mut engine, &Request { sampling: again, ..asking("?") }).0.text, drawn.text);
+    let other = Sampling { seed: Some(drawn.seed ^ 1), ..sampling };
+    assert_ne!(answer(&mut engine, &Request { sampling: other, ..asking("?") }).0.text, drawn.text);
+}
+
+#[test]
+fn what_is_wrong_is_said() {
+    let (_folder, mut engine) = engine(CHATML, &saying("ok"), 512);
+    let refusing = Request { template: Some("{{ raise_exception('no') }}".into()), ..asking("?") };
+    let error = engine.generate(&refusing, &mut |_| ControlFlow::Continue(())).expect_err("it refuses");
+    assert_eq!(error.to_string(), "the chat template refuses this conversation: no (line 1)");
+    let empty = Request { template: Some("{# nothing #}".into()), ..asking("?") };
+    let error = engine.generate(&empty, &mut |_| ControlFlow::Continue(())).expect_err("there is nothing to say");
+    assert_eq!(error.to_string(), "the chat template makes an empty prompt of this conversation");
+    assert_eq!(answer(&mut engine, &asking("?")).0.text, "ok");
+    assert_eq!(engine.count_tokens("<|im_end|>").expect("it counts"), 10);
+}
