@@ -1,10 +1,10 @@
 //! The terminal: stdout for data, stderr for talk; colour, width, questions and progress.
 
-pub mod escape;
-pub mod style;
-pub mod mode;
-pub mod ask;
-pub mod progress;
+pub(crate) mod escape;
+pub(crate) mod style;
+pub(crate) mod mode;
+pub(crate) mod ask;
+pub(crate) mod progress;
 
 use std::error::Error;
 use std::io::{self, IsTerminal, Write};
@@ -25,7 +25,7 @@ const CAUSES_MAX: usize = 16;
 
 /// Why nothing could be printed or asked.
 #[derive(Debug, thiserror::Error)]
-pub enum TerminalError {
+pub(crate) enum TerminalError {
     /// The reader of stdout went away (`| head -1`): not a failure, the program ends quietly.
     #[error("the reader of the output went away")]
     Closed,
@@ -60,7 +60,9 @@ pub enum TerminalError {
 impl Hint for TerminalError {
     fn hint(&self) -> Option<String> {
         match self {
-            Self::NotInteractive { flag, .. } => Some(format!("give `{flag}`, or run it in a terminal without `--no-input`")),
+            Self::NotInteractive { flag, .. } => {
+                Some(format!("give `{flag}`, or run it in a terminal without `--no-input`"))
+            }
             Self::AnswerNotText => Some("set the terminal to UTF-8".to_owned()),
             Self::AnswerTooLong => Some("give a shorter answer".to_owned()),
             Self::Write(_) => Some("check that the disk isn't full".to_owned()),
@@ -71,7 +73,7 @@ impl Hint for TerminalError {
 
 /// What the flags and the environment say about the terminal.
 #[derive(Clone, Debug, Default)]
-pub struct TerminalSettings {
+pub(crate) struct TerminalSettings {
     /// `--color`.
     pub color: ColorChoice,
     /// The environment's values.
@@ -84,7 +86,7 @@ pub struct TerminalSettings {
 
 /// One of the two streams that are printed to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stream {
+pub(crate) enum Stream {
     /// Data.
     Out,
     /// Talk.
@@ -92,7 +94,7 @@ pub enum Stream {
 }
 
 /// The person's terminal, or what stands in its place in a script. It can be shared with the thread that watches signals.
-pub struct Terminal {
+pub(crate) struct Terminal {
     settings: TerminalSettings,
     out: Mutex<Box<dyn Write + Send>>,
     err: Mutex<Box<dyn Write + Send>>,
@@ -102,13 +104,13 @@ pub struct Terminal {
 
 impl Terminal {
     /// Takes stdin, stdout and stderr.
-    pub fn new(settings: TerminalSettings) -> Self {
+    pub(crate) fn new(settings: TerminalSettings) -> Self {
         let is_terminal = [io::stdin().is_terminal(), io::stdout().is_terminal(), io::stderr().is_terminal()];
         Self::over(settings, Box::new(io::stdout()), Box::new(io::stderr()), is_terminal)
     }
 
     /// Takes other streams; `is_terminal` says which of stdin, stdout and stderr count as terminals.
-    pub fn over(
+    pub(crate) fn over(
         settings: TerminalSettings,
         out: Box<dyn Write + Send>,
         err: Box<dyn Write + Send>,
@@ -121,7 +123,7 @@ impl Terminal {
     ///
     /// # Errors
     /// `Closed` if the reader went away, `Write` if the output takes nothing more.
-    pub fn out(&self, text: &str) -> Result<(), TerminalError> {
+    pub(crate) fn out(&self, text: &str) -> Result<(), TerminalError> {
         write_to(&self.out, text).map_err(|error| match error.kind() {
             io::ErrorKind::BrokenPipe => TerminalError::Closed,
             _ => TerminalError::Write(error),
@@ -131,37 +133,37 @@ impl Terminal {
     /// Says a line on stderr, unless the person asked for quiet.
     ///
     /// Talk that can't be written is dropped: nobody is there to hear it, and the work must not fail of it.
-    pub fn say(&self, line: &str) {
+    pub(crate) fn say(&self, line: &str) {
         if !self.settings.quiet {
             let _ = write_to(&self.err, &format!("{line}\n"));
         }
     }
 
     /// Prints a piece of talk without ending the line, such as reasoning while it comes.
-    pub fn say_piece(&self, piece: &str) {
+    pub(crate) fn say_piece(&self, piece: &str) {
         if !self.settings.quiet {
             let _ = write_to(&self.err, piece);
         }
     }
 
     /// Warns on stderr, also when the person asked for quiet.
-    pub fn warn(&self, line: &str) {
+    pub(crate) fn warn(&self, line: &str) {
         let label = paint(self.styles(Stream::Err).warning, "warning:");
         let _ = write_to(&self.err, &format!("{label} {}\n", neutralise(line)));
     }
 
     /// Reports an error with its causes and what the person can do.
-    pub fn error(&self, error: &dyn Error, hint: Option<&str>) {
+    pub(crate) fn error(&self, error: &dyn Error, hint: Option<&str>) {
         let _ = write_to(&self.err, &report(error, hint, self.styles(Stream::Err)));
     }
 
     /// Says whether there is a person to ask: stdin and stderr are terminals, and `--no-input` wasn't given.
-    pub fn is_interactive(&self) -> bool {
+    pub(crate) fn is_interactive(&self) -> bool {
         self.is_terminal[0] && self.is_terminal[2] && !self.settings.no_input
     }
 
     /// Says whether a stream is a terminal.
-    pub fn is_terminal(&self, stream: Stream) -> bool {
+    pub(crate) fn is_terminal(&self, stream: Stream) -> bool {
         match stream {
             Stream::Out => self.is_terminal[1],
             Stream::Err => self.is_terminal[2],
@@ -169,22 +171,22 @@ impl Terminal {
     }
 
     /// Says whether the terminal can't move its cursor.
-    pub fn is_dumb(&self) -> bool {
+    pub(crate) fn is_dumb(&self) -> bool {
         self.settings.env.is_dumb()
     }
 
     /// Says whether a stream has colour.
-    pub fn has_color(&self, stream: Stream) -> bool {
+    pub(crate) fn has_color(&self, stream: Stream) -> bool {
         self.settings.env.color(self.settings.color, self.is_terminal(stream))
     }
 
     /// Gives the styles of a stream; they are plain where it has no colour.
-    pub fn styles(&self, stream: Stream) -> Styles {
+    pub(crate) fn styles(&self, stream: Stream) -> Styles {
         Styles::new(self.has_color(stream))
     }
 
     /// Gives the columns of a stream, or `None` where it is no terminal and lines must not be wrapped.
-    pub fn width(&self, stream: Stream) -> Option<usize> {
+    pub(crate) fn width(&self, stream: Stream) -> Option<usize> {
         if !self.is_terminal(stream) {
             return None;
         }
@@ -203,7 +205,7 @@ impl Terminal {
     ///
     /// # Security
     /// The answer is wiped from memory when it is dropped, and so is each byte on its way here.
-    pub fn ask_hidden(&self, prompt: &str, flag: &'static str) -> Result<Zeroizing<String>, TerminalError> {
+    pub(crate) fn ask_hidden(&self, prompt: &str, flag: &'static str) -> Result<Zeroizing<String>, TerminalError> {
         self.ask(prompt, flag, false)
     }
 
@@ -211,7 +213,7 @@ impl Terminal {
     ///
     /// # Errors
     /// As `ask_hidden`.
-    pub fn ask_line(&self, prompt: &str, flag: &'static str) -> Result<String, TerminalError> {
+    pub(crate) fn ask_line(&self, prompt: &str, flag: &'static str) -> Result<String, TerminalError> {
         self.ask(prompt, flag, true).map(|answer| answer.to_string())
     }
 
@@ -219,7 +221,7 @@ impl Terminal {
     ///
     /// # Errors
     /// As `ask_hidden`.
-    pub fn confirm(&self, question: &str, flag: &'static str) -> Result<bool, TerminalError> {
+    pub(crate) fn confirm(&self, question: &str, flag: &'static str) -> Result<bool, TerminalError> {
         let answer = self.ask_line(&format!("{question} [y/N] "), flag)?;
         Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
     }
@@ -241,23 +243,23 @@ impl Terminal {
     /// Keeps what is typed from appearing in the middle of a reply, and saves it for the prompt. Ctrl-C still interrupts.
     ///
     /// Hold it while a reply streams or a long step runs; `None` where there is nobody to type.
-    pub fn hold_typing(&self) -> Option<RawMode<'_>> {
+    pub(crate) fn hold_typing(&self) -> Option<RawMode<'_>> {
         self.is_interactive().then(|| self.modes.raw(true))
     }
 
     /// Puts the terminal back as it was: for the thread that ends the program on a signal, where nothing is dropped.
-    pub fn restore(&self) {
+    pub(crate) fn restore(&self) {
         self.modes.restore();
     }
 
     /// Shows a bar for work on a number of bytes.
-    pub fn progress(&self, label: &str, total_bytes: u64) -> Progress {
+    pub(crate) fn progress(&self, label: &str, total_bytes: u64) -> Progress {
         let width = self.width(Stream::Err).unwrap_or(WIDTH_DEFAULT);
         Progress::bar(self.animates(), width, &neutralise_line(label), total_bytes)
     }
 
     /// Shows a spinner for work of unknown size.
-    pub fn spinner(&self, label: &str) -> Progress {
+    pub(crate) fn spinner(&self, label: &str) -> Progress {
         Progress::spinner(self.animates(), &neutralise_line(label))
     }
 
@@ -273,7 +275,7 @@ fn write_to(stream: &Mutex<Box<dyn Write + Send>>, text: &str) -> io::Result<()>
 }
 
 /// Writes an error as a person reads it: what, why, and below a blank line what to do.
-pub fn report(error: &dyn Error, hint: Option<&str>, styles: Styles) -> String {
+pub(crate) fn report(error: &dyn Error, hint: Option<&str>, styles: Styles) -> String {
     let mut message = error.to_string();
     let mut text = format!("{} {}\n", paint(styles.error, "error:"), neutralise(&message));
     let mut cause = error.source();

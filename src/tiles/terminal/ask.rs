@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 use super::TerminalError;
 
 /// The longest answer; room for it is made at once, so that a secret is never copied by growing.
-pub const ANSWER_BYTES_MAX: usize = 4096;
+pub(crate) const ANSWER_BYTES_MAX: usize = 4096;
 
 /// What a key did to the answer.
 #[derive(Debug, PartialEq, Eq)]
@@ -108,7 +108,7 @@ fn wipe(c: char) -> String {
 }
 
 /// Reads a line; shows it on `screen` where there is one.
-pub(super) fn read_answer(
+pub(crate) fn read_answer(
     input: impl AsFd,
     mut screen: Option<&mut dyn Write>,
 ) -> Result<Zeroizing<String>, TerminalError> {
@@ -152,7 +152,10 @@ mod tests {
         };
         let mut rest = Vec::new();
         io::Read::read_to_end(&mut reader, &mut rest).expect("the writer is closed");
-        assert_eq!((answer.as_str(), String::from_utf8_lossy(&shown).as_ref(), rest.as_slice()), (expected, screen, left));
+        assert_eq!(
+            (answer.as_str(), String::from_utf8_lossy(&shown).as_ref(), rest.as_slice()),
+            (expected, screen, left)
+        );
     }
 
     #[test]

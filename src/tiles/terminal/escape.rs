@@ -12,7 +12,7 @@ const REPLACEMENT: char = '\u{FFFD}';
 /// Shows the control characters of a text of several lines as marks; newlines and tabs stay.
 ///
 /// A carriage return before a newline is dropped; alone it would let the text paint over its own line, so it is marked.
-pub fn neutralise(text: &str) -> Cow<'_, str> {
+pub(crate) fn neutralise(text: &str) -> Cow<'_, str> {
     if !text.chars().any(|c| is_dangerous(c)) {
         return Cow::Borrowed(text);
     }
@@ -23,7 +23,7 @@ pub fn neutralise(text: &str) -> Cow<'_, str> {
 }
 
 /// Shows all control characters as marks, newlines and tabs too: for names, which stand in the middle of a line.
-pub fn neutralise_line(text: &str) -> Cow<'_, str> {
+pub(crate) fn neutralise_line(text: &str) -> Cow<'_, str> {
     if !text.chars().any(|c| is_dangerous(c) || matches!(c, '\n' | '\t')) {
         return Cow::Borrowed(text);
     }
@@ -37,13 +37,13 @@ pub fn neutralise_line(text: &str) -> Cow<'_, str> {
 /// Each control character is replaced by itself, so a sequence that is split over two pieces is as harmless as a whole
 /// one. What is carried over is a carriage return at the end of a piece: the next piece says whether it ends a line.
 #[derive(Debug, Default)]
-pub struct Neutraliser {
+pub(crate) struct Neutraliser {
     carriage_return: bool,
 }
 
 impl Neutraliser {
     /// Takes the next piece and gives what can be shown of it.
-    pub fn feed(&mut self, piece: &str) -> String {
+    pub(crate) fn feed(&mut self, piece: &str) -> String {
         let mut shown = String::with_capacity(piece.len());
         for c in piece.chars() {
             if self.carriage_return && c != '\n' {
@@ -60,7 +60,7 @@ impl Neutraliser {
     }
 
     /// Gives what was held back when there are no more pieces.
-    pub fn finish(&mut self) -> &'static str {
+    pub(crate) fn finish(&mut self) -> &'static str {
         if std::mem::take(&mut self.carriage_return) { "\u{240D}" } else { "" }
     }
 }

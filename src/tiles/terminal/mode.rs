@@ -8,7 +8,7 @@ use rustix::termios::{InputModes, LocalModes, OptionalActions, SpecialCodeIndex,
 
 /// Remembers the modes that the terminal on stdin had before we changed them.
 #[derive(Debug, Default)]
-pub(super) struct Modes {
+pub(crate) struct Modes {
     before: Mutex<Option<Termios>>,
 }
 
@@ -17,7 +17,7 @@ impl Modes {
     /// expects of keys that were typed before it started.
     ///
     /// With `signals`, Ctrl-C still interrupts; without, it arrives as a key. Does nothing where stdin is no terminal.
-    pub(super) fn raw(&self, signals: bool) -> RawMode<'_> {
+    pub(crate) fn raw(&self, signals: bool) -> RawMode<'_> {
         let stdin = std::io::stdin();
         let Ok(now) = tcgetattr(&stdin) else { return RawMode { modes: self, outer: None } };
         self.lock().get_or_insert_with(|| now.clone());
@@ -33,7 +33,7 @@ impl Modes {
     }
 
     /// Puts the terminal back as it was before the first change.
-    pub(super) fn restore(&self) {
+    pub(crate) fn restore(&self) {
         if let Some(before) = &*self.lock() {
             let _ = tcsetattr(std::io::stdin(), OptionalActions::Now, before);
         }
@@ -46,7 +46,7 @@ impl Modes {
 
 /// Keeps the terminal from showing what is typed; dropping it, also when a panic unwinds, puts the modes back.
 #[must_use = "the mode lasts as long as this value"]
-pub struct RawMode<'a> {
+pub(crate) struct RawMode<'a> {
     modes: &'a Modes,
     outer: Option<Termios>,
 }
@@ -62,7 +62,7 @@ impl Drop for RawMode<'_> {
 }
 
 /// Says whether a whole line was typed ahead while the terminal edited lines itself: reading it then doesn't wait.
-pub fn has_typed_line() -> bool {
+pub(crate) fn has_typed_line() -> bool {
     let stdin = std::io::stdin();
     let edits_lines = tcgetattr(&stdin).is_ok_and(|modes| modes.local_modes.contains(LocalModes::ICANON));
     // In this mode the kernel counts only the bytes of finished lines.

@@ -9,13 +9,13 @@ const SPINNER_TICK: Duration = Duration::from_millis(100);
 
 /// A bar or a spinner; it is wiped off the screen when it is dropped. Where there is no terminal it does nothing.
 #[derive(Debug)]
-pub struct Progress {
+pub(crate) struct Progress {
     bar: ProgressBar,
 }
 
 impl Progress {
     /// Shows a bar for a number of bytes, with the speed and the time that is left.
-    pub(super) fn bar(visible: bool, width: usize, label: &str, total_bytes: u64) -> Self {
+    pub(crate) fn bar(visible: bool, width: usize, label: &str, total_bytes: u64) -> Self {
         let bar = ProgressBar::with_draw_target(Some(total_bytes), target(visible));
         bar.set_style(style(bar_template(width)).progress_chars("=> "));
         bar.set_message(label.to_owned());
@@ -23,7 +23,7 @@ impl Progress {
     }
 
     /// Shows a spinner.
-    pub(super) fn spinner(visible: bool, label: &str) -> Self {
+    pub(crate) fn spinner(visible: bool, label: &str) -> Self {
         let bar = ProgressBar::with_draw_target(None, target(visible));
         bar.set_style(style("{spinner} {wide_msg}").tick_chars("-\\|/ "));
         bar.set_message(label.to_owned());
@@ -34,22 +34,22 @@ impl Progress {
     }
 
     /// Says how many bytes are done in all.
-    pub fn set(&self, done_bytes: u64) {
+    pub(crate) fn set(&self, done_bytes: u64) {
         self.bar.set_position(done_bytes);
     }
 
     /// Says that more bytes are done.
-    pub fn add(&self, bytes: u64) {
+    pub(crate) fn add(&self, bytes: u64) {
         self.bar.inc(bytes);
     }
 
     /// Changes the label.
-    pub fn label(&self, label: &str) {
+    pub(crate) fn label(&self, label: &str) {
         self.bar.set_message(super::escape::neutralise_line(label).into_owned());
     }
 
     /// Takes the bar off the screen while something else is printed.
-    pub fn suspend<R>(&self, print: impl FnOnce() -> R) -> R {
+    pub(crate) fn suspend<R>(&self, print: impl FnOnce() -> R) -> R {
         self.bar.suspend(print)
     }
 }
@@ -69,9 +69,7 @@ fn bar_template(width: usize) -> &'static str {
     match width {
         0..32 => "{percent:>3}% {eta:>4}",
         32..72 => "{wide_msg} {percent:>3}% {eta:>4}",
-        _ => {
-            "{msg} [{wide_bar}] {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} {eta:>4}"
-        }
+        _ => "{msg} [{wide_bar}] {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} {eta:>4}",
     }
 }
 

@@ -4,7 +4,7 @@ use anstyle::{AnsiColor, Style};
 
 /// What the person asked for with `--color`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ColorChoice {
+pub(crate) enum ColorChoice {
     /// Colour where the stream is a terminal that can show it.
     #[default]
     Auto,
@@ -16,7 +16,7 @@ pub enum ColorChoice {
 
 /// The values of the environment that decide about colour and width, as they were found; `app` reads them.
 #[derive(Clone, Debug, Default)]
-pub struct TerminalEnv {
+pub(crate) struct TerminalEnv {
     /// `NO_COLOR`: any value but an empty one turns colour off (no-color.org).
     pub no_color: Option<String>,
     /// `TERM`: `dumb`, or nothing, is a terminal without colour and cursor movement.
@@ -31,12 +31,12 @@ pub struct TerminalEnv {
 
 impl TerminalEnv {
     /// Says whether the terminal can't move its cursor: no bars, no line editor.
-    pub fn is_dumb(&self) -> bool {
+    pub(crate) fn is_dumb(&self) -> bool {
         self.term.as_deref().is_none_or(|term| term.is_empty() || term == "dumb")
     }
 
     /// Decides about colour for one stream: the flag, then the environment, then what the stream is.
-    pub fn color(&self, choice: ColorChoice, is_terminal: bool) -> bool {
+    pub(crate) fn color(&self, choice: ColorChoice, is_terminal: bool) -> bool {
         let set = |value: &Option<String>| value.as_deref().is_some_and(|text| !text.is_empty());
         match choice {
             ColorChoice::Always => true,
@@ -49,7 +49,7 @@ impl TerminalEnv {
     }
 
     /// The width in `COLUMNS`, where it is a sensible number.
-    pub(super) fn width(&self) -> Option<usize> {
+    pub(crate) fn width(&self) -> Option<usize> {
         self.columns.as_deref()?.parse().ok().filter(|columns| (1..=WIDTH_MAX).contains(columns))
     }
 }
@@ -59,7 +59,7 @@ const WIDTH_MAX: usize = 10_000;
 
 /// The styles of one stream; all of them are plain where it has no colour, so that they can be used without asking.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Styles {
+pub(crate) struct Styles {
     /// Names and headings.
     pub bold: Style,
     /// What is less important than the text around it: reasoning, statistics, hints.
@@ -80,7 +80,7 @@ pub struct Styles {
 
 impl Styles {
     /// Gives the styles of a stream with or without colour.
-    pub fn new(color: bool) -> Self {
+    pub(crate) fn new(color: bool) -> Self {
         if !color {
             return Self::default();
         }
@@ -98,7 +98,7 @@ impl Styles {
 }
 
 /// Puts a style around a text; a plain style adds nothing.
-pub fn paint(style: Style, text: &str) -> String {
+pub(crate) fn paint(style: Style, text: &str) -> String {
     format!("{style}{text}{style:#}")
 }
 
