@@ -2,3 +2,4 @@
 
 pub(crate) mod slash;
 pub(crate) mod editor;
+pub(crate) mod markdown;
