@@ -173,7 +173,7 @@ impl Markdown {
                 let Some(line) = self.take_line(last) else { return false };
                 let code = OpenCode::new(&line, &self.syntaxes);
                 let text = line.trim();
-                self.print(&mut String::new(), out, |styles| paint(styles.dim, text));
+                self.print("", out, |styles| paint(styles.dim, text));
                 self.code = Some(code);
                 return true;
             }
@@ -185,9 +185,9 @@ impl Markdown {
                 return false;
             }
             let (text, _) = blocks::lay_out(&source, width, self.styles, &self.syntaxes);
-            let mut printed = std::mem::take(&mut self.printed);
+            let printed = std::mem::take(&mut self.printed);
             if !text.is_empty() {
-                self.print(&mut printed, out, |_| text);
+                self.print(&printed, out, |_| text);
             }
         }
         self.pending.clear();
@@ -195,7 +195,7 @@ impl Markdown {
     }
 
     /// Prints a finished block but for what is printed of it.
-    fn print(&mut self, printed: &mut String, out: &mut String, text: impl FnOnce(Styles) -> String) {
+    fn print(&mut self, printed: &str, out: &mut String, text: impl FnOnce(Styles) -> String) {
         let whole = format!("{}{}", self.parting(), text(self.styles));
         out.push_str(&rest(&whole, printed));
         self.has_blocks = true;

@@ -13,7 +13,7 @@ const REPLACEMENT: char = '\u{FFFD}';
 ///
 /// A carriage return before a newline is dropped; alone it would let the text paint over its own line, so it is marked.
 pub(crate) fn neutralise(text: &str) -> Cow<'_, str> {
-    if !text.chars().any(|c| is_dangerous(c)) {
+    if !text.chars().any(is_dangerous) {
         return Cow::Borrowed(text);
     }
     let mut stream = Neutraliser::default();

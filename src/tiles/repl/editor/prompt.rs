@@ -154,7 +154,8 @@ fn typed_line(prompt: &str) -> Result<String, ReadlineError> {
         match rustix::io::read(io::stdin(), &mut byte) {
             Ok(0) if line.is_empty() => return Err(ReadlineError::Eof),
             Ok(0) => break,
-            Ok(_) if byte[0] == b'\n' => break,
+            // Return is `\r` where it was typed while `hold_typing` was in force.
+            Ok(_) if matches!(byte[0], b'\n' | b'\r') => break,
             Ok(_) if line.len() > INPUT_BYTES_MAX => break,
             Ok(_) => line.push(byte[0]),
             Err(error) => return Err(ReadlineError::Io(error.into())),
