@@ -1,2 +1,7 @@
 //! The program `tiles`.
+#![allow(dead_code)]
+
+mod terminal;
+mod repl;
+
 fn main() {}
