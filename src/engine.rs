@@ -12,6 +12,7 @@ use crate::time::Clock;
 use crate::verified::VerifiedFolder;
 
 pub mod checkpoint;
+pub mod backend;
 pub mod models;
 pub mod template;
 pub mod reasoning;

@@ -1,153 +1,215 @@
-//! STUB for this branch only: the other room's file replaces it. Knows checkpoints whose layers do nothing.
+//! A loaded model: its architecture over a backend, its key-value cache, tokens in and logits out.
 
 use std::ops::ControlFlow;
 
-use crate::engine::checkpoint::CheckpointError;
+use crate::engine::backend::Backend;
+use crate::engine::backend::cpu::{Activations, Cache, Cpu};
+use crate::engine::checkpoint::{Checkpoint, CheckpointError};
 use crate::hint::Hint;
 use crate::verified::VerifiedFolder;
 
-/// Stub.
+pub mod llama;
+
+pub use crate::engine::checkpoint::{LoadProgress, ModelConfig};
+
+use self::llama::Llama;
+
+/// How many tokens of a prompt are computed at once; cancelling waits for a layer of at most these.
+const PREFILL_TOKENS: usize = 256;
+
+/// How a model is loaded.
 #[derive(Clone, Debug)]
-pub struct ModelConfig {
-    /// Stub.
-    pub model_type: String,
-    /// Stub.
-    pub vocab_size: usize,
-    /// Stub.
-    pub max_position_embeddings: usize,
-    /// Stub.
-    pub bos_token_id: Option<u32>,
-    /// Stub.
-    pub eos_token_ids: Vec<u32>,
-}
-
-/// Stub.
-#[derive(Clone, Debug, Default)]
 pub struct LoadOptions {
-    /// Stub.
+    /// How many tokens of context to make room for; 0 means all that the model was trained for.
     pub num_ctx: usize,
-    /// Stub.
+    /// How many threads compute; `None` as many as the machine runs at once.
     pub threads: Option<usize>,
+    /// The precision of activations in quantised matrices.
+    pub activations: Activations,
+    /// Whether vector instructions are used; off only to test them.
+    pub simd: bool,
 }
 
-/// Stub.
-#[derive(Clone, Copy, Debug)]
-pub struct LoadProgress {
-    /// Stub.
-    pub bytes_read: u64,
-    /// Stub.
-    pub bytes_total: u64,
+impl Default for LoadOptions {
+    fn default() -> Self {
+        Self { num_ctx: 0, threads: None, activations: Activations::default(), simd: true }
+    }
 }
 
-/// Stub.
-#[derive(Debug, thiserror::Error)]
+/// A model can't compute what it is asked to.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ForwardError {
-    /// Stub.
+    /// The computation was cancelled; the cache holds what it held before.
     #[error("cancelled")]
     Cancelled,
-    /// Stub.
-    #[error("the context is full")]
-    Full,
+    /// The cache has no room.
+    #[error("the context of {num_ctx} tokens is full")]
+    Full {
+        /// How many tokens the context holds.
+        num_ctx: usize,
+    },
+    /// A token that the model doesn't have.
+    #[error("token {token} isn't among the model's {vocab_size}")]
+    Token {
+        /// The token.
+        token: u32,
+        /// How many tokens the model has.
+        vocab_size: usize,
+    },
+    /// Nothing to compute.
+    #[error("no token was given")]
+    Empty,
 }
 
 impl Hint for ForwardError {
     fn hint(&self) -> Option<String> {
-        None
+        match self {
+            Self::Full { .. } => Some("raise `num_ctx`, or begin a new session".into()),
+            Self::Token { .. } => {
+                Some("import the model again: its tokenizer and its weights don't belong together".into())
+            }
+            Self::Cancelled | Self::Empty => None,
+        }
     }
 }
 
-/// Stub.
-#[derive(Debug)]
+/// A loaded model with the keys and values of the tokens it has seen.
 pub struct Model {
     config: ModelConfig,
+    backend: Cpu,
+    llama: Llama<Cpu>,
+    caches: Vec<Cache>,
+    len: usize,
     num_ctx: usize,
-    hidden: usize,
-    embed: Vec<f32>,
-    head: Vec<f32>,
-    tokens: Vec<u32>,
     logits: Vec<f32>,
 }
 
+impl std::fmt::Debug for Model {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Model").field("config", &self.config).field("len", &self.len).finish_non_exhaustive()
+    }
+}
+
 impl Model {
-    /// Stub.
+    /// Loads the checkpoint in `folder`. `progress` hears of bytes read and cancels by breaking.
+    ///
+    /// # Errors
+    /// The checkpoint is damaged, incomplete or of a kind that isn't known here.
     pub fn load(
         folder: &VerifiedFolder,
         options: &LoadOptions,
         progress: &mut dyn FnMut(LoadProgress) -> ControlFlow<()>,
     ) -> Result<Self, CheckpointError> {
-        let bytes = folder.read("model.safetensors", 1 << 30)?.ok_or(CheckpointError::Missing)?;
-        let total = bytes.len() as u64;
-        if progress(LoadProgress { bytes_read: 0, bytes_total: total }).is_break() {
-            return Err(CheckpointError::Cancelled);
-        }
-        let config: serde_json::Value =
-            serde_json::from_slice(&folder.read("config.json", 1 << 20)?.ok_or(CheckpointError::Missing)?)
-                .map_err(|_| CheckpointError::Missing)?;
-        let tensors = safetensors::SafeTensors::deserialize(&bytes).map_err(|_| CheckpointError::Missing)?;
-        let floats = |name: &str| -> Result<Vec<f32>, CheckpointError> {
-            let tensor = tensors.tensor(name).map_err(|_| CheckpointError::Missing)?;
-            let floats = tensor.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b));
-            Ok(floats.collect())
-        };
-        let number = |name: &str| config[name].as_u64().unwrap_or_default() as usize;
-        let (embed, head) = (floats("model.embed_tokens.weight")?, floats("lm_head.weight")?);
-        let _ = progress(LoadProgress { bytes_read: total, bytes_total: total });
-        Ok(Self {
-            config: ModelConfig {
-                model_type: "llama".into(),
-                vocab_size: number("vocab_size"),
-                max_position_embeddings: number("max_position_embeddings"),
-                bos_token_id: None,
-                eos_token_ids: vec![number("eos_token_id") as u32],
-            },
-            num_ctx: options.num_ctx,
-            hidden: number("hidden_size"),
-            embed,
-            head,
-            tokens: Vec::new(),
-            logits: Vec::new(),
-        })
+        let checkpoint = Checkpoint::open(folder)?;
+        let config = checkpoint.config().clone();
+        let threads = options.threads.or_else(|| std::thread::available_parallelism().ok().map(Into::into));
+        let backend = Cpu::new(threads.unwrap_or(1), options.activations, options.simd);
+        let mut weights = backend.load(&checkpoint, progress)?;
+        let llama = Llama::new(&backend, &config, &mut weights)?;
+        backend.finish(weights)?;
+        let caches = llama.caches(&backend);
+        let num_ctx = num_ctx(&config, options);
+        Ok(Self { config, backend, llama, caches, len: 0, num_ctx, logits: Vec::new() })
     }
 
-    /// Stub.
+    /// How many bytes of memory the model in `folder` will take: weights, and the cache at its full length.
+    ///
+    /// # Errors
+    /// As [`Self::load`], as far as the headers tell.
+    pub fn memory_bytes(folder: &VerifiedFolder, options: &LoadOptions) -> Result<u64, CheckpointError> {
+        let checkpoint = Checkpoint::open(folder)?;
+        let config = checkpoint.config();
+        let cache = config.layers * 2 * config.kv_heads * config.head_dim * 4;
+        Ok(checkpoint.weight_bytes() + cache as u64 * num_ctx(config, options) as u64)
+    }
+
+    /// The model's configuration.
     pub fn config(&self) -> &ModelConfig {
         &self.config
     }
 
-    /// Stub.
+    /// What computes: for `tiles doctor`.
+    pub fn engine(&self) -> String {
+        format!("cpu ({}, {} threads)", self.backend.instruction_set(), self.backend.threads())
+    }
+
+    /// How many tokens the cache holds.
     pub fn len(&self) -> usize {
-        self.tokens.len()
+        self.len
     }
 
-    /// Stub.
+    /// Whether the cache is empty.
     pub fn is_empty(&self) -> bool {
-        self.tokens.is_empty()
+        self.len == 0
     }
 
-    /// Stub.
+    /// How many tokens the cache can hold.
+    pub fn num_ctx(&self) -> usize {
+        self.num_ctx
+    }
+
+    /// Forgets all tokens from `len` on.
     pub fn truncate(&mut self, len: usize) {
-        self.tokens.truncate(len);
+        self.len = self.len.min(len);
+        self.caches.iter_mut().for_each(|cache| self.backend.truncate(cache, self.len));
     }
 
-    /// Stub.
+    /// Appends `tokens` and gives the logits `[vocabulary]` after the last of them.
+    ///
+    /// # Errors
+    /// See [`ForwardError`]; the cache then holds what it held before.
     pub fn forward(&mut self, tokens: &[u32], cancelled: &dyn Fn() -> bool) -> Result<&[f32], ForwardError> {
-        for &token in tokens {
-            if cancelled() {
-                return Err(ForwardError::Cancelled);
-            }
-            if self.tokens.len() >= self.num_ctx {
-                return Err(ForwardError::Full);
-            }
-            self.tokens.push(token);
-        }
-        let last = *self.tokens.last().expect("tokens were given") as usize;
-        let row = &self.embed[last * self.hidden..(last + 1) * self.hidden];
-        let norm = (row.iter().map(|x| x * x).sum::<f32>() / self.hidden as f32 + 1e-5).sqrt();
-        self.logits = self
-            .head
-            .chunks(self.hidden)
-            .map(|head| head.iter().zip(row).map(|(a, b)| a * b).sum::<f32>() / norm)
-            .collect();
+        let before = self.len;
+        let result = self.states(tokens, cancelled, &mut |_, _| ());
+        let states = result.inspect_err(|_| self.truncate(before))?;
+        let last = self.backend.last_row(&states);
+        self.logits = self.backend.to_floats(self.llama.logits(&self.backend, &last));
         Ok(&self.logits)
+    }
+
+    /// Appends `tokens` and gives the logits after each of them, `[tokens, vocabulary]`: for scoring a text.
+    ///
+    /// # Errors
+    /// See [`ForwardError`]; the cache then holds what it held before.
+    pub fn forward_all(&mut self, tokens: &[u32]) -> Result<Vec<f32>, ForwardError> {
+        let before = self.len;
+        let mut all = Vec::new();
+        let result = self.states(tokens, &|| false, &mut |model, states| {
+            all.extend(model.backend.to_floats(model.llama.logits(&model.backend, states)));
+        });
+        result.inspect_err(|_| self.truncate(before))?;
+        Ok(all)
+    }
+
+    /// Computes block by block; `each` sees every block's final states, the last block's are returned.
+    fn states(
+        &mut self,
+        tokens: &[u32],
+        cancelled: &dyn Fn() -> bool,
+        each: &mut dyn FnMut(&Self, &<Cpu as Backend>::Tensor),
+    ) -> Result<<Cpu as Backend>::Tensor, ForwardError> {
+        if let Some(&token) = tokens.iter().find(|token| **token as usize >= self.config.vocab_size) {
+            return Err(ForwardError::Token { token, vocab_size: self.config.vocab_size });
+        }
+        if tokens.len() > self.num_ctx.saturating_sub(self.len) {
+            return Err(ForwardError::Full { num_ctx: self.num_ctx });
+        }
+        let mut last = None;
+        for block in tokens.chunks(PREFILL_TOKENS) {
+            let states = self.llama.forward(&self.backend, block, self.len, &mut self.caches, cancelled);
+            let states = states.ok_or(ForwardError::Cancelled)?;
+            self.len += block.len();
+            each(self, &states);
+            last = Some(states);
+        }
+        last.ok_or(ForwardError::Empty)
+    }
+}
+
+/// The context's length in tokens that these options ask for.
+fn num_ctx(config: &ModelConfig, options: &LoadOptions) -> usize {
+    match options.num_ctx {
+        0 => config.max_position_embeddings,
+        asked => asked.min(config.max_position_embeddings),
     }
 }

@@ -1,0 +1,118 @@
+//! The dozen tensor operations that a transformer needs; every architecture is written once over them.
+//!
+//! `cpu` computes with our own SIMD kernels. An MLX backend implements the same trait over lazy arrays, so nothing here
+//! asks for a value before [`Backend::to_floats`].
+
+use std::ops::ControlFlow;
+
+use crate::engine::checkpoint::{Checkpoint, CheckpointError, LoadProgress};
+
+pub mod cpu;
+
+/// How queries meet keys and values.
+#[derive(Clone, Copy, Debug)]
+pub struct Attention {
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads; a divisor of `heads`.
+    pub kv_heads: usize,
+    /// The width of one head.
+    pub head_dim: usize,
+    /// The factor on the scores, mostly `head_dim^-0.5`.
+    pub scale: f32,
+    /// How many positions a query sees, its own included; `None` all before it.
+    pub window: Option<usize>,
+}
+
+/// Tensor operations over weights of the backend's own layout. Activations are `[tokens, width]`, float32 in meaning.
+pub trait Backend: Sized {
+    /// Activations.
+    type Tensor;
+    /// A matrix `[rows, columns]`, quantised or not, with its bias where it has one.
+    type Linear;
+    /// A vector of weights, such as a norm's.
+    type Vector;
+    /// The wavelengths of rotary embeddings.
+    type Rope;
+    /// The keys and values of one layer.
+    type Cache;
+    /// Weights that were read and that no layer has taken yet, by name.
+    type Weights;
+
+    /// Reads all weights of a checkpoint into the backend's layout.
+    ///
+    /// # Errors
+    /// Damage, and what the backend can't represent. [`CheckpointError::Cancelled`] where `progress` breaks.
+    fn load(
+        &self,
+        checkpoint: &Checkpoint,
+        progress: &mut dyn FnMut(LoadProgress) -> ControlFlow<()>,
+    ) -> Result<Self::Weights, CheckpointError>;
+
+    /// Takes the matrix `name` (without `.weight`) of shape `[rows, columns]`.
+    ///
+    /// # Errors
+    /// It is missing or has another shape.
+    fn linear(
+        &self,
+        weights: &mut Self::Weights,
+        name: &str,
+        rows: usize,
+        columns: usize,
+    ) -> Result<Self::Linear, CheckpointError>;
+
+    /// Takes the vector `name` (without `.weight`) of `len` elements.
+    ///
+    /// # Errors
+    /// It is missing or has another length.
+    fn vector(&self, weights: &mut Self::Weights, name: &str, len: usize) -> Result<Self::Vector, CheckpointError>;
+
+    /// Ends loading: nothing may be left that no layer has taken.
+    ///
+    /// # Errors
+    /// A tensor that the architecture doesn't know.
+    fn finish(&self, weights: Self::Weights) -> Result<(), CheckpointError>;
+
+    /// Rotary embeddings of the given wavelengths, `head_dim / 2` of them: the angle at a position is position / wavelength.
+    fn rope_table(&self, wavelengths: &[f64]) -> Self::Rope;
+
+    /// An empty cache for one layer.
+    fn cache(&self, attention: &Attention) -> Self::Cache;
+
+    /// Forgets all positions from `len` on.
+    fn truncate(&self, cache: &mut Self::Cache, len: usize);
+
+    /// The rows of `table` that `tokens` name: `[tokens, columns]`. Every token is below the number of rows.
+    fn embed(&self, table: &Self::Linear, tokens: &[u32]) -> Self::Tensor;
+
+    /// `x` times each transposed matrix, plus its bias: `[tokens, rows]` each.
+    fn linears<const N: usize>(&self, x: &Self::Tensor, matrices: [&Self::Linear; N]) -> [Self::Tensor; N];
+
+    /// Root-mean-square norm over each row, times `weight`.
+    fn rms_norm(&self, x: &Self::Tensor, weight: &Self::Vector, epsilon: f32) -> Self::Tensor;
+
+    /// Rotates each head's halves (element i with i + head_dim / 2) by the angles of positions `first..`.
+    fn rope(&self, x: Self::Tensor, rope: &Self::Rope, first: usize) -> Self::Tensor;
+
+    /// Appends keys and values to the cache and attends causally: `[tokens, heads · head_dim]`.
+    fn attention(
+        &self,
+        attention: &Attention,
+        cache: &mut Self::Cache,
+        queries: &Self::Tensor,
+        keys: Self::Tensor,
+        values: Self::Tensor,
+    ) -> Self::Tensor;
+
+    /// `silu(gate) · up`, element by element.
+    fn silu_gate(&self, gate: Self::Tensor, up: &Self::Tensor) -> Self::Tensor;
+
+    /// `x + y`, element by element.
+    fn add(&self, x: Self::Tensor, y: &Self::Tensor) -> Self::Tensor;
+
+    /// The last row alone: `[1, width]`.
+    fn last_row(&self, x: &Self::Tensor) -> Self::Tensor;
+
+    /// The values, row by row; a lazy backend computes them here.
+    fn to_floats(&self, x: Self::Tensor) -> Vec<f32>;
+}

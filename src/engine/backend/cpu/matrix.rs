@@ -1,0 +1,237 @@
+//! Weight matrices in the order in which the kernels read them: a block of rows in the lanes, scales and biases inline.
+//!
+//! A block holds `lanes` rows. Quantised: for each group of columns, the words `[group_size·bits/32][lanes]` of u32, then
+//! the scales `[lanes]`, then the biases `[lanes]`. A word holds pairs of neighbouring columns so that a shift and a mask
+//! give two 16-bit halves: of 4-bit codes, pair p has its first element in bits 4p and its second in bits 16 + 4p; of
+//! 8-bit codes in bits 8p and 16 + 8p. Dense: `[columns][lanes]`. Rows that fill up the last block are zero.
+
+#![expect(unsafe_code, reason = "kernels need raw vectors, and threads that share them")]
+
+use crate::engine::checkpoint::Dtype;
+
+/// How a matrix is stored in the checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// Codes of `bits` (4 or 8 here; other widths are widened to 8 while they are read), scales and biases of `parts`.
+    Affine { bits: usize, group_size: usize, parts: Dtype },
+    /// One float a weight.
+    Dense(Dtype),
+}
+
+/// A matrix `[rows, columns]` in blocks of rows.
+#[derive(Debug)]
+pub(super) struct Matrix {
+    pub(super) rows: usize,
+    pub(super) columns: usize,
+    pub(super) form: Form,
+    pub(super) lanes: usize,
+    /// 64-byte lines, so that vector loads don't straddle them.
+    lines: Vec<[u32; 16]>,
+}
+
+impl Matrix {
+    /// A matrix of zeros.
+    pub(super) fn zeros(rows: usize, columns: usize, form: Form, lanes: usize) -> Self {
+        let mut matrix = Self { rows, columns, form, lanes, lines: Vec::new() };
+        matrix.lines = vec![[0; 16]; (matrix.block_count() * matrix.block_bytes()).div_ceil(64)];
+        matrix
+    }
+
+    pub(super) fn block_count(&self) -> usize {
+        self.rows.div_ceil(self.lanes)
+    }
+
+    /// How many bytes a block of rows takes.
+    pub(super) fn block_bytes(&self) -> usize {
+        match self.form {
+            Form::Affine { group_size, .. } => self.columns / group_size * self.group_bytes(),
+            Form::Dense(dtype) => self.columns * self.lanes * dtype.size(),
+        }
+    }
+
+    /// How many bytes the words of a group take in a block.
+    fn words_bytes(&self) -> usize {
+        match self.form {
+            Form::Affine { bits, group_size, .. } => group_size * bits / 32 * self.lanes * 4,
+            Form::Dense(_) => 0,
+        }
+    }
+
+    /// How many bytes a group of columns takes in a block.
+    pub(super) fn group_bytes(&self) -> usize {
+        match self.form {
+            Form::Affine { parts, .. } => self.words_bytes() + 2 * self.lanes * parts.size(),
+            Form::Dense(_) => 0,
+        }
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        // SAFETY: u32 has no padding and any alignment is fine for bytes.
+        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.lines.len() * 64) }
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: u32 has no padding and takes any bits; any alignment is fine for bytes.
+        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.lines.len() * 64) }
+    }
+
+    /// Takes whole rows of codes of `source_bits`, packed in little-endian words as MLX packs them, from `row` on.
+    pub(super) fn set_codes(&mut self, row: usize, packed: &[u8], source_bits: usize) {
+        let Form::Affine { bits, group_size, .. } = self.form else { return };
+        let row_bytes = self.columns * source_bits / 8;
+        let (lanes, block_bytes, group_bytes) = (self.lanes, self.block_bytes(), self.group_bytes());
+        let words_a_group = group_size * bits / 32;
+        let bytes = self.bytes_mut();
+        let mut wide = Vec::new();
+        for (idx, row_packed) in packed.chunks_exact(row_bytes).enumerate() {
+            let row = row + idx;
+            let start = row / lanes * block_bytes + row % lanes * 4;
+            let words = if source_bits == bits {
+                row_packed
+            } else {
+                widen(row_packed, source_bits, &mut wide);
+                &wide
+            };
+            for (word_idx, word) in words.as_chunks::<4>().0.iter().enumerate() {
+                let word = u32::from_le_bytes(*word);
+                let word = if bits == 4 { pair_nibbles(word) } else { pair_bytes(word) };
+                let at = start + word_idx / words_a_group * group_bytes + word_idx % words_a_group * lanes * 4;
+                bytes[at..at + 4].copy_from_slice(&word.to_ne_bytes());
+            }
+        }
+    }
+
+    /// Takes whole rows of scales (`part` 0) or biases (`part` 1) from `row` on.
+    pub(super) fn set_parts(&mut self, row: usize, values: &[u8], part: usize) {
+        let Form::Affine { group_size, parts, .. } = self.form else { return };
+        let (groups, size) = (self.columns / group_size, parts.size());
+        let (lanes, block_bytes, group_bytes) = (self.lanes, self.block_bytes(), self.group_bytes());
+        let parts_at = self.words_bytes() + part * lanes * size;
+        let bytes = self.bytes_mut();
+        for (idx, row_values) in values.chunks_exact(groups * size).enumerate() {
+            let row = row + idx;
+            let start = row / lanes * block_bytes + parts_at + row % lanes * size;
+            for (group_idx, value) in row_values.chunks_exact(size).enumerate() {
+                let at = start + group_idx * group_bytes;
+                bytes[at..at + size].copy_from_slice(value);
+            }
+        }
+    }
+
+    /// Takes whole rows of floats from `row` on.
+    pub(super) fn set_floats(&mut self, row: usize, values: &[u8]) {
+        let Form::Dense(dtype) = self.form else { return };
+        let (columns, lanes, size, block_bytes) = (self.columns, self.lanes, dtype.size(), self.block_bytes());
+        let bytes = self.bytes_mut();
+        for (idx, row_values) in values.chunks_exact(columns * size).enumerate() {
+            let row = row + idx;
+            let start = row / lanes * block_bytes + row % lanes * size;
+            for (column, value) in row_values.chunks_exact(size).enumerate() {
+                let at = start + column * lanes * size;
+                bytes[at..at + size].copy_from_slice(value);
+            }
+        }
+    }
+
+    /// Writes row `row` as floats into `out`, which has one element a column.
+    pub(super) fn dequantise_row(&self, row: usize, out: &mut [f32]) {
+        let (block, lane) = (row / self.lanes, row % self.lanes);
+        let block = &self.bytes()[block * self.block_bytes()..][..self.block_bytes()];
+        match self.form {
+            Form::Dense(dtype) => {
+                for (column, out) in out.iter_mut().enumerate() {
+                    *out = dtype.float_at(&block[(column * self.lanes + lane) * dtype.size()..]);
+                }
+            }
+            Form::Affine { bits, group_size, parts } => {
+                let codes_a_word = 32 / bits;
+                for (group, out) in block.chunks_exact(self.group_bytes()).zip(out.chunks_exact_mut(group_size)) {
+                    let part = |part: usize| {
+                        parts.float_at(&group[self.words_bytes() + (part * self.lanes + lane) * parts.size()..])
+                    };
+                    let (scale, bias) = (part(0), part(1));
+                    for (idx, out) in out.iter_mut().enumerate() {
+                        let at = (idx / codes_a_word * self.lanes + lane) * 4;
+                        let word = u32::from_ne_bytes([group[at], group[at + 1], group[at + 2], group[at + 3]]);
+                        let within = idx % codes_a_word;
+                        let code = word >> (within / 2 * bits + within % 2 * 16) & ((1 << bits) - 1);
+                        *out = code as f32 * scale + bias;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Eight nibbles in order → pairs: elements 0 2 4 6 in the lower half, 1 3 5 7 in the upper.
+fn pair_nibbles(word: u32) -> u32 {
+    let gather = |nibbles: u32| {
+        let bytes = (nibbles | nibbles >> 4) & 0x00FF_00FF;
+        (bytes | bytes >> 8) & 0x0000_FFFF
+    };
+    gather(word & 0x0F0F_0F0F) | gather(word >> 4 & 0x0F0F_0F0F) << 16
+}
+
+/// Four bytes in order → pairs: elements 0 2 in the lower half, 1 3 in the upper.
+fn pair_bytes(word: u32) -> u32 {
+    word & 0xFF00_00FF | word >> 8 & 0x0000_FF00 | word << 8 & 0x00FF_0000
+}
+
+/// Spreads codes of 2, 3, 5 or 6 bits, packed without gaps, over bytes.
+fn widen(packed: &[u8], bits: usize, bytes: &mut Vec<u8>) {
+    bytes.clear();
+    let mask = (1_u32 << bits) - 1;
+    let (mut window, mut held) = (0_u32, 0);
+    for &byte in packed {
+        window |= u32::from(byte) << held;
+        held += 8;
+        while held >= bits {
+            bytes.push((window & mask) as u8);
+            window >>= bits;
+            held -= bits;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every width and group size gives back the values that MLX's packing means.
+    #[test]
+    fn quantised_rows_come_back() {
+        for (bits, group_size, lanes) in
+            [(4, 32, 16), (8, 32, 16), (4, 64, 8), (3, 32, 8), (2, 64, 8), (5, 32, 16), (6, 128, 8)]
+        {
+            let (rows, columns) = (lanes + 3, 128);
+            let codes: Vec<u32> = (0..rows * columns).map(|i| (i * 7919 % 1013) as u32 & ((1 << bits) - 1)).collect();
+            let mut packed = vec![0_u8; rows * columns * bits / 8];
+            for (idx, code) in codes.iter().enumerate() {
+                (0..bits).for_each(|bit| {
+                    packed[(idx * bits + bit) / 8] |= ((code >> bit & 1) << ((idx * bits + bit) % 8)) as u8
+                });
+            }
+            let groups = columns / group_size;
+            let scales: Vec<f32> = (0..rows * groups).map(|i| 0.5 + i as f32).collect();
+            let biases: Vec<f32> = (0..rows * groups).map(|i| -0.25 * i as f32).collect();
+            let bytes = |floats: &[f32]| floats.iter().flat_map(|f| f.to_le_bytes()).collect::<Vec<u8>>();
+            let kept = if bits == 4 { 4 } else { 8 };
+            let form = Form::Affine { bits: kept, group_size, parts: Dtype::F32 };
+            let mut matrix = Matrix::zeros(rows, columns, form, lanes);
+            let half = columns * bits / 8 * 5;
+            matrix.set_codes(0, &packed[..half], bits);
+            matrix.set_codes(5, &packed[half..], bits);
+            matrix.set_parts(0, &bytes(&scales), 0);
+            matrix.set_parts(0, &bytes(&biases), 1);
+            let mut row = vec![0.0; columns];
+            for row_idx in 0..rows {
+                matrix.dequantise_row(row_idx, &mut row);
+                for (column, value) in row.iter().enumerate() {
+                    let group = row_idx * groups + column / group_size;
+                    let expected = codes[row_idx * columns + column] as f32 * scales[group] + biases[group];
+                    assert_eq!(*value, expected, "bits {bits}, row {row_idx}, column {column}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! Threads that run the same closure over parts of one piece of work, started once a model.
+//!
+//! A layer has about five such pieces and each takes microseconds, so a worker spins briefly for the next one before it
+//! sleeps. Spinning for long would take the core from the thread that prepares the work when the machine is busy.
+
+#![expect(unsafe_code, reason = "kernels need raw vectors, and threads that share them")]
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle, Thread};
+
+/// How many times a thread looks before it sleeps: some 20 µs.
+const SPINS: u32 = 6_000;
+
+/// The most threads a pool has, whatever is asked for.
+pub(super) const THREADS_MAX: usize = 64;
+
+/// One piece of work: the closure's address with its lifetime erased, and how it is divided.
+#[derive(Clone, Copy)]
+struct Job {
+    work: *const (dyn Fn(Range<usize>) + Sync),
+    items: usize,
+    chunk: usize,
+}
+
+// SAFETY: the closure is Sync, and `run` keeps it alive until every worker is done with it.
+unsafe impl Send for Job {}
+
+struct Shared {
+    job: Mutex<Option<Job>>,
+    /// Counts the jobs; a worker waits for it to change.
+    epoch: AtomicU64,
+    /// The first item that nobody has taken.
+    next: AtomicUsize,
+    /// Workers that aren't done with the job.
+    busy: AtomicUsize,
+    /// A worker panicked: the job's result is worthless.
+    failed: AtomicBool,
+    stop: AtomicBool,
+}
+
+/// A pool of threads; the calling thread works too.
+pub(super) struct Pool {
+    shared: Arc<Shared>,
+    workers: Vec<JoinHandle<()>>,
+}
+
+impl Pool {
+    /// Starts `threads - 1` workers.
+    pub(super) fn new(threads: usize) -> Self {
+        let shared = Arc::new(Shared {
+            job: Mutex::new(None),
+            epoch: AtomicU64::new(0),
+            next: AtomicUsize::new(0),
+            busy: AtomicUsize::new(0),
+            failed: AtomicBool::new(false),
+            stop: AtomicBool::new(false),
+        });
+        let workers = (1..threads.clamp(1, THREADS_MAX)).map_while(|worker_idx| {
+            let shared = Arc::clone(&shared);
+            // Where a thread can't be started, the pool is smaller and slower, not wrong.
+            thread::Builder::new().name(format!("kernel-{worker_idx}")).spawn(move || shared.serve()).ok()
+        });
+        Self { workers: workers.collect(), shared }
+    }
+
+    /// How many threads work.
+    pub(super) fn threads(&self) -> usize {
+        self.workers.len() + 1
+    }
+
+    /// Calls `work` with ranges of at most `chunk` items that together are `0..items`, on all threads, and waits.
+    pub(super) fn run(&mut self, items: usize, chunk: usize, work: &(dyn Fn(Range<usize>) + Sync)) {
+        let chunk = chunk.max(1);
+        if self.workers.is_empty() || items <= chunk {
+            (0..items).step_by(chunk).for_each(|start| work(start..(start + chunk).min(items)));
+            return;
+        }
+        let work: *const (dyn Fn(Range<usize>) + Sync + '_) = work;
+        // SAFETY: only the lifetime changes; no worker uses the closure after `busy` is 0, which is waited for below.
+        let work: *const (dyn Fn(Range<usize>) + Sync) = unsafe { std::mem::transmute(work) };
+        let job = Job { work, items, chunk };
+        *self.shared.job.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(job);
+        self.shared.next.store(0, Ordering::Relaxed);
+        self.shared.busy.store(self.workers.len(), Ordering::Relaxed);
+        self.shared.epoch.fetch_add(1, Ordering::Release);
+        self.workers.iter().for_each(|worker| worker.thread().unpark());
+        // A panic here must not leave while workers use the closure.
+        let own = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.shared.take(job)));
+        let mut spins = 0;
+        while self.shared.busy.load(Ordering::Acquire) > 0 {
+            spins += 1;
+            if spins < SPINS { std::hint::spin_loop() } else { thread::yield_now() }
+        }
+        if let Err(panic) = own {
+            std::panic::resume_unwind(panic);
+        }
+        assert!(!self.shared.failed.load(Ordering::Relaxed), "a kernel thread panicked");
+    }
+}
+
+impl Shared {
+    /// Takes chunks of the job until none is left.
+    fn take(&self, job: Job) {
+        loop {
+            let start = self.next.fetch_add(job.chunk, Ordering::Relaxed);
+            if start >= job.items {
+                return;
+            }
+            // SAFETY: `run` waits for this worker before the closure ends.
+            unsafe { (*job.work)(start..(start + job.chunk).min(job.items)) };
+        }
+    }
+
+    fn serve(&self) {
+        let mut seen = 0;
+        loop {
+            let mut spins = 0;
+            while self.epoch.load(Ordering::Acquire) == seen && !self.stop.load(Ordering::Relaxed) {
+                spins += 1;
+                if spins < SPINS { std::hint::spin_loop() } else { thread::park() }
+            }
+            if self.stop.load(Ordering::Relaxed) {
+                return;
+            }
+            seen = self.epoch.load(Ordering::Acquire);
+            let job = *self.job.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            if let Some(job) = job
+                && std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.take(job))).is_err()
+            {
+                self.failed.store(true, Ordering::Relaxed);
+            }
+            self.busy.fetch_sub(1, Ordering::Release);
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        self.workers.iter().map(JoinHandle::thread).for_each(Thread::unpark);
+        for worker in self.workers.drain(..) {
+            let _ = worker.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_item_is_done_once() {
+        for threads in [1, 2, 5] {
+            let mut pool = Pool::new(threads);
+            for (items, chunk) in [(0, 1), (1, 1), (7, 2), (1000, 3), (5, 100)] {
+                let done: Vec<AtomicUsize> = (0..items).map(|_| AtomicUsize::new(0)).collect();
+                for _ in 0..200 {
+                    pool.run(items, chunk, &|range| {
+                        range.for_each(|item| {
+                            done[item].fetch_add(1, Ordering::Relaxed);
+                        });
+                    });
+                }
+                assert!(done.iter().all(|count| count.load(Ordering::Relaxed) == 200), "{threads} {items} {chunk}");
+            }
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! The vector operations that the kernels are written in, for each instruction set, and as plain arrays for the oracle.
+//!
+//! The kernels are generic over [`Simd`] and inlined into one entry point per instruction set (see `kernels.rs`), which
+//! is where the target features are enabled: every method here must be inlined into such a function to be worth calling.
+
+#![expect(unsafe_code, reason = "kernels need raw vectors, and threads that share them")]
+
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::*;
+
+/// Vectors of `LANES` 32-bit lanes.
+///
+/// # Safety
+/// Every method needs the instruction set of its implementation; pointers must be valid for `LANES` elements.
+pub(super) unsafe trait Simd: Copy {
+    /// How many 32-bit lanes a vector has.
+    const LANES: usize;
+    /// Integers; some operations see each lane as two 16-bit halves.
+    type I: Copy;
+    /// Floats.
+    type F: Copy;
+
+    unsafe fn load_i(from: *const u32) -> Self::I;
+    unsafe fn splat_i(value: i32) -> Self::I;
+    unsafe fn and(a: Self::I, b: Self::I) -> Self::I;
+    unsafe fn shr<const BITS: u32>(a: Self::I) -> Self::I;
+    unsafe fn add_i(a: Self::I, b: Self::I) -> Self::I;
+    /// `acc + low(a)·low(b) + high(a)·high(b)` with signed 16-bit halves.
+    unsafe fn dot_pairs(acc: Self::I, a: Self::I, b: Self::I) -> Self::I;
+    unsafe fn to_f(a: Self::I) -> Self::F;
+    /// Rounds to the nearest integer.
+    unsafe fn round(a: Self::F) -> Self::I;
+    /// Writes each lane as 16 bits; lanes are within i16.
+    unsafe fn store_i16(to: *mut i16, a: Self::I);
+    /// 2 to the power of each lane, which is within -126..=127.
+    unsafe fn exp2(a: Self::I) -> Self::F;
+
+    unsafe fn load(from: *const f32) -> Self::F;
+    unsafe fn load_f16(from: *const u16) -> Self::F;
+    unsafe fn load_bf16(from: *const u16) -> Self::F;
+    unsafe fn store(to: *mut f32, a: Self::F);
+    unsafe fn splat(value: f32) -> Self::F;
+    unsafe fn add(a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn mul(a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn div(a: Self::F, b: Self::F) -> Self::F;
+    /// `a·b + c`.
+    unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    unsafe fn max(a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn min(a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn sum(a: Self::F) -> f32;
+    unsafe fn largest(a: Self::F) -> f32;
+}
+
+/// Eight lanes as plain arrays: what the instruction sets are tested against, and what runs where there is none.
+#[derive(Clone, Copy)]
+pub(super) struct Scalar;
+
+fn zip<T: Copy, R>(a: [T; 8], b: [T; 8], f: impl Fn(T, T) -> R) -> [R; 8] {
+    std::array::from_fn(|lane| f(a[lane], b[lane]))
+}
+
+// SAFETY: needs no instruction set; pointers are valid by the trait's contract.
+unsafe impl Simd for Scalar {
+    const LANES: usize = 8;
+    type I = [i32; 8];
+    type F = [f32; 8];
+
+    unsafe fn load_i(from: *const u32) -> Self::I {
+        // SAFETY: valid for 8 elements by the trait's contract.
+        unsafe { from.cast::<[i32; 8]>().read_unaligned() }
+    }
+    unsafe fn splat_i(value: i32) -> Self::I {
+        [value; 8]
+    }
+    unsafe fn and(a: Self::I, b: Self::I) -> Self::I {
+        zip(a, b, |a, b| a & b)
+    }
+    unsafe fn shr<const BITS: u32>(a: Self::I) -> Self::I {
+        a.map(|a| (a as u32 >> BITS) as i32)
+    }
+    unsafe fn add_i(a: Self::I, b: Self::I) -> Self::I {
+        zip(a, b, i32::wrapping_add)
+    }
+    unsafe fn dot_pairs(acc: Self::I, a: Self::I, b: Self::I) -> Self::I {
+        let products = zip(a, b, |a, b| {
+            let low = i32::from(a as i16) * i32::from(b as i16);
+            low.wrapping_add((a >> 16).wrapping_mul(b >> 16))
+        });
+        zip(acc, products, i32::wrapping_add)
+    }
+    unsafe fn to_f(a: Self::I) -> Self::F {
+        a.map(|a| a as f32)
+    }
+    unsafe fn round(a: Self::F) -> Self::I {
+        a.map(|a| a.round_ties_even() as i32)
+    }
+    unsafe fn store_i16(to: *mut i16, a: Self::I) {
+        // SAFETY: valid for 8 elements by the trait's contract.
+        unsafe { to.cast::<[i16; 8]>().write_unaligned(a.map(|a| a as i16)) }
+    }
+    unsafe fn exp2(a: Self::I) -> Self::F {
+        a.map(|a| f32::from_bits(((a + 127) as u32) << 23))
+    }
+    unsafe fn load(from: *const f32) -> Self::F {
+        // SAFETY: valid for 8 elements by the trait's contract.
+        unsafe { from.cast::<[f32; 8]>().read_unaligned() }
+    }
+    unsafe fn load_f16(from: *const u16) -> Self::F {
+        // SAFETY: valid for 8 elements by the trait's contract.
+        unsafe { from.cast::<[u16; 8]>().read_unaligned() }.map(|bits| half::f16::from_bits(bits).to_f32())
+    }
+    unsafe fn load_bf16(from: *const u16) -> Self::F {
+        // SAFETY: valid for 8 elements by the trait's contract.
+        unsafe { from.cast::<[u16; 8]>().read_unaligned() }.map(|bits| f32::from_bits(u32::from(bits) << 16))
+    }
+    unsafe fn store(to: *mut f32, a: Self::F) {
+        // SAFETY: valid for 8 elements by the trait's contract.
+        unsafe { to.cast::<[f32; 8]>().write_unaligned(a) }
+    }
+    unsafe fn splat(value: f32) -> Self::F {
+        [value; 8]
+    }
+    unsafe fn add(a: Self::F, b: Self::F) -> Self::F {
+        zip(a, b, |a, b| a + b)
+    }
+    unsafe fn mul(a: Self::F, b: Self::F) -> Self::F {
+        zip(a, b, |a, b| a * b)
+    }
+    unsafe fn div(a: Self::F, b: Self::F) -> Self::F {
+        zip(a, b, |a, b| a / b)
+    }
+    unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        std::array::from_fn(|lane| a[lane] * b[lane] + c[lane])
+    }
+    unsafe fn max(a: Self::F, b: Self::F) -> Self::F {
+        zip(a, b, f32::max)
+    }
+    unsafe fn min(a: Self::F, b: Self::F) -> Self::F {
+        zip(a, b, f32::min)
+    }
+    unsafe fn sum(a: Self::F) -> f32 {
+        a.iter().sum()
+    }
+    unsafe fn largest(a: Self::F) -> f32 {
+        a.iter().copied().fold(f32::NEG_INFINITY, f32::max)
+    }
+}
+
+/// AVX2 with FMA and F16C: eight lanes.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy)]
+pub(super) struct Avx2;
+
+/// AVX-512 (F, BW, VL) with VNNI: sixteen lanes.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy)]
+pub(super) struct Avx512;
+
+/// Methods that are one expression of intrinsics.
+#[cfg(target_arch = "x86_64")]
+macro_rules! intrinsics {
+    ($($name:ident($($argument:ident: $kind:ty),*) $(-> $result:ty)? = $body:expr;)*) => {
+        $(
+            #[inline(always)]
+            unsafe fn $name($($argument: $kind),*) $(-> $result)? {
+                // SAFETY: the caller has the instruction set, and pointers are valid, by the trait's contract.
+                unsafe { $body }
+            }
+        )*
+    };
+}
+
+// SAFETY: the intrinsics are those of AVX2, FMA and F16C.
+#[cfg(target_arch = "x86_64")]
+unsafe impl Simd for Avx2 {
+    const LANES: usize = 8;
+    type I = __m256i;
+    type F = __m256;
+
+    #[inline(always)]
+    unsafe fn shr<const BITS: u32>(a: __m256i) -> __m256i {
+        // SAFETY: the caller has AVX2.
+        unsafe { _mm256_srl_epi32(a, _mm_cvtsi32_si128(BITS as i32)) }
+    }
+    intrinsics! {
+        load_i(from: *const u32) -> __m256i = _mm256_loadu_si256(from.cast());
+        splat_i(value: i32) -> __m256i = _mm256_set1_epi32(value);
+        and(a: __m256i, b: __m256i) -> __m256i = _mm256_and_si256(a, b);
+        add_i(a: __m256i, b: __m256i) -> __m256i = _mm256_add_epi32(a, b);
+        dot_pairs(acc: __m256i, a: __m256i, b: __m256i) -> __m256i = _mm256_add_epi32(acc, _mm256_madd_epi16(a, b));
+        to_f(a: __m256i) -> __m256 = _mm256_cvtepi32_ps(a);
+        round(a: __m256) -> __m256i = _mm256_cvtps_epi32(a);
+        store_i16(to: *mut i16, a: __m256i) = {
+            let packed = _mm256_packs_epi32(a, a);
+            let ordered = _mm256_permute4x64_epi64::<0b00_00_10_00>(packed);
+            _mm_storeu_si128(to.cast(), _mm256_castsi256_si128(ordered));
+        };
+        exp2(a: __m256i) -> __m256 =
+            _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(a, _mm256_set1_epi32(127))));
+        load(from: *const f32) -> __m256 = _mm256_loadu_ps(from);
+        load_f16(from: *const u16) -> __m256 = _mm256_cvtph_ps(_mm_loadu_si128(from.cast()));
+        load_bf16(from: *const u16) -> __m256 = {
+            let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()));
+            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
+        };
+        store(to: *mut f32, a: __m256) = _mm256_storeu_ps(to, a);
+        splat(value: f32) -> __m256 = _mm256_set1_ps(value);
+        add(a: __m256, b: __m256) -> __m256 = _mm256_add_ps(a, b);
+        mul(a: __m256, b: __m256) -> __m256 = _mm256_mul_ps(a, b);
+        div(a: __m256, b: __m256) -> __m256 = _mm256_div_ps(a, b);
+        fma(a: __m256, b: __m256, c: __m256) -> __m256 = _mm256_fmadd_ps(a, b, c);
+        max(a: __m256, b: __m256) -> __m256 = _mm256_max_ps(a, b);
+        min(a: __m256, b: __m256) -> __m256 = _mm256_min_ps(a, b);
+        sum(a: __m256) -> f32 = {
+            let four = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
+            let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps::<1>(two, two)))
+        };
+        largest(a: __m256) -> f32 = {
+            let four = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
+            let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps::<1>(two, two)))
+        };
+    }
+}
+
+// SAFETY: the intrinsics are those of AVX-512 F, BW, VL and VNNI.
+#[cfg(target_arch = "x86_64")]
+unsafe impl Simd for Avx512 {
+    const LANES: usize = 16;
+    type I = __m512i;
+    type F = __m512;
+
+    #[inline(always)]
+    unsafe fn shr<const BITS: u32>(a: __m512i) -> __m512i {
+        // SAFETY: the caller has AVX-512.
+        unsafe { _mm512_srli_epi32::<BITS>(a) }
+    }
+    intrinsics! {
+        load_i(from: *const u32) -> __m512i = _mm512_loadu_si512(from.cast());
+        splat_i(value: i32) -> __m512i = _mm512_set1_epi32(value);
+        and(a: __m512i, b: __m512i) -> __m512i = _mm512_and_si512(a, b);
+        add_i(a: __m512i, b: __m512i) -> __m512i = _mm512_add_epi32(a, b);
+        dot_pairs(acc: __m512i, a: __m512i, b: __m512i) -> __m512i = _mm512_dpwssd_epi32(acc, a, b);
+        to_f(a: __m512i) -> __m512 = _mm512_cvtepi32_ps(a);
+        round(a: __m512) -> __m512i = _mm512_cvtps_epi32(a);
+        store_i16(to: *mut i16, a: __m512i) = _mm256_storeu_si256(to.cast(), _mm512_cvtepi32_epi16(a));
+        exp2(a: __m512i) -> __m512 =
+            _mm512_castsi512_ps(_mm512_slli_epi32::<23>(_mm512_add_epi32(a, _mm512_set1_epi32(127))));
+        load(from: *const f32) -> __m512 = _mm512_loadu_ps(from);
+        load_f16(from: *const u16) -> __m512 = _mm512_cvtph_ps(_mm256_loadu_si256(from.cast()));
+        load_bf16(from: *const u16) -> __m512 = {
+            let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+        };
+        store(to: *mut f32, a: __m512) = _mm512_storeu_ps(to, a);
+        splat(value: f32) -> __m512 = _mm512_set1_ps(value);
+        add(a: __m512, b: __m512) -> __m512 = _mm512_add_ps(a, b);
+        mul(a: __m512, b: __m512) -> __m512 = _mm512_mul_ps(a, b);
+        div(a: __m512, b: __m512) -> __m512 = _mm512_div_ps(a, b);
+        fma(a: __m512, b: __m512, c: __m512) -> __m512 = _mm512_fmadd_ps(a, b, c);
+        max(a: __m512, b: __m512) -> __m512 = _mm512_max_ps(a, b);
+        min(a: __m512, b: __m512) -> __m512 = _mm512_min_ps(a, b);
+        sum(a: __m512) -> f32 = _mm512_reduce_add_ps(a);
+        largest(a: __m512) -> f32 = _mm512_reduce_max_ps(a);
+    }
+}

@@ -1,0 +1,1 @@
+//! Kernels of every instruction set against plain arithmetic.

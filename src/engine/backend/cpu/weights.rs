@@ -1,0 +1,144 @@
+//! The weights of a checkpoint on their way from the file into the layers.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+use super::matrix::{Form, Matrix};
+use crate::engine::checkpoint::{Checkpoint, CheckpointError, Dtype, LoadProgress, TensorInfo};
+
+/// Weights that were read and that no layer has taken yet.
+#[derive(Debug, Default)]
+pub struct Weights {
+    matrices: BTreeMap<String, Matrix>,
+    vectors: BTreeMap<String, Vec<f32>>,
+}
+
+/// Where the bytes of a tensor go.
+enum Target {
+    Codes { module: String, bits: usize },
+    Part { module: String, part: usize },
+    Floats { module: String },
+    Vector { name: String, dtype: Dtype },
+}
+
+impl Weights {
+    /// Reads all tensors: each is repacked while it is read, and no copy of the file is kept.
+    pub(super) fn read(
+        checkpoint: &Checkpoint,
+        lanes: usize,
+        progress: &mut dyn FnMut(LoadProgress) -> ControlFlow<()>,
+    ) -> Result<Self, CheckpointError> {
+        let mut weights = Self::default();
+        let mut targets = Vec::new();
+        for tensor in checkpoint.tensors() {
+            targets.push(weights.plan(checkpoint, tensor, lanes)?);
+        }
+        checkpoint.stream(progress, &mut |tensor_idx, first_row, bytes| {
+            weights.take(&targets[tensor_idx], first_row, bytes);
+        })?;
+        Ok(weights)
+    }
+
+    /// Decides where `tensor` goes and makes room for it.
+    fn plan(&mut self, checkpoint: &Checkpoint, tensor: &TensorInfo, lanes: usize) -> Result<Target, CheckpointError> {
+        let refuse = |why: &str| CheckpointError::Tensor { name: tensor.name.clone(), why: why.into() };
+        let (module, kind) = tensor.name.rsplit_once('.').ok_or_else(|| refuse("its name has no `.`"))?;
+        let module = module.to_owned();
+        match (kind, tensor.shape.as_slice()) {
+            ("scales", _) => Ok(Target::Part { module, part: 0 }),
+            ("biases", _) => Ok(Target::Part { module, part: 1 }),
+            ("weight", &[rows, words]) if tensor.dtype == Dtype::U32 => {
+                let (form, columns, bits) = affine(checkpoint, &module, rows, words).map_err(|why| refuse(&why))?;
+                self.matrices.insert(module.clone(), Matrix::zeros(rows, columns, form, lanes));
+                Ok(Target::Codes { module, bits })
+            }
+            ("weight", &[rows, columns]) if tensor.dtype.is_float() => {
+                self.matrices.insert(module.clone(), Matrix::zeros(rows, columns, Form::Dense(tensor.dtype), lanes));
+                Ok(Target::Floats { module })
+            }
+            (_, &[len]) if tensor.dtype.is_float() => {
+                let name = if kind == "weight" { module } else { tensor.name.clone() };
+                self.vectors.insert(name.clone(), Vec::with_capacity(len));
+                Ok(Target::Vector { name, dtype: tensor.dtype })
+            }
+            _ => Err(refuse("its type and shape fit no part of a model")),
+        }
+    }
+
+    fn take(&mut self, target: &Target, first_row: usize, bytes: &[u8]) {
+        match target {
+            Target::Codes { module, bits } => {
+                if let Some(matrix) = self.matrices.get_mut(module) {
+                    matrix.set_codes(first_row, bytes, *bits);
+                }
+            }
+            Target::Part { module, part } => {
+                if let Some(matrix) = self.matrices.get_mut(module) {
+                    matrix.set_parts(first_row, bytes, *part);
+                }
+            }
+            Target::Floats { module } => {
+                if let Some(matrix) = self.matrices.get_mut(module) {
+                    matrix.set_floats(first_row, bytes);
+                }
+            }
+            Target::Vector { name, dtype } => {
+                if let Some(vector) = self.vectors.get_mut(name) {
+                    vector.extend(bytes.chunks_exact(dtype.size()).map(|value| dtype.float_at(value)));
+                }
+            }
+        }
+    }
+
+    pub(super) fn take_matrix(&mut self, name: &str, rows: usize, columns: usize) -> Result<Matrix, CheckpointError> {
+        let refuse = |why: String| CheckpointError::Tensor { name: format!("{name}.weight"), why };
+        let matrix = self.matrices.remove(name).ok_or_else(|| refuse("it is missing".into()))?;
+        if (matrix.rows, matrix.columns) != (rows, columns) {
+            let found = format!("[{}, {}]", matrix.rows, matrix.columns);
+            return Err(refuse(format!("its shape is {found} where `config.json` asks for [{rows}, {columns}]")));
+        }
+        Ok(matrix)
+    }
+
+    pub(super) fn take_bias(&mut self, name: &str, rows: usize) -> Result<Option<Vec<f32>>, CheckpointError> {
+        let name = format!("{name}.bias");
+        if self.vectors.contains_key(&name) { self.take_vector(&name, rows).map(Some) } else { Ok(None) }
+    }
+
+    pub(super) fn take_vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>, CheckpointError> {
+        let refuse = |why: String| CheckpointError::Tensor { name: name.into(), why };
+        let vector = self.vectors.remove(name).ok_or_else(|| refuse("it is missing".into()))?;
+        if vector.len() != len {
+            return Err(refuse(format!("it has {} elements where `config.json` asks for {len}", vector.len())));
+        }
+        Ok(vector)
+    }
+
+    /// Refuses a tensor that no layer took, except those that every loader ignores.
+    pub(super) fn finish(self) -> Result<(), CheckpointError> {
+        let mut left = self.matrices.into_keys().chain(self.vectors.into_keys());
+        match left.find(|name| !name.ends_with("rotary_emb.inv_freq") && name != "lm_head") {
+            Some(name) => Err(CheckpointError::Tensor { name, why: "this architecture has no such part".into() }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The form, the number of columns and the stored bits of the quantised matrix `module` of `[rows, words]` u32 words.
+fn affine(checkpoint: &Checkpoint, module: &str, rows: usize, words: usize) -> Result<(Form, usize, usize), String> {
+    let quantisation = checkpoint.config().quantisation_of(module).ok_or("`config.json` has no `quantization`")?;
+    let (bits, group_size) = (quantisation.bits, quantisation.group_size);
+    let scales = checkpoint.tensor(&format!("{module}.scales")).ok_or("its `scales` are missing")?;
+    let biases = checkpoint.tensor(&format!("{module}.biases")).ok_or("its `biases` are missing")?;
+    let columns = words.checked_mul(32).ok_or("it is too wide")? / bits;
+    let expected = [rows, columns / group_size];
+    if columns % group_size != 0 || words * 32 != columns * bits || scales.shape != expected || biases.shape != expected
+    {
+        return Err(format!("its shape doesn't fit {bits} bits in groups of {group_size}"));
+    }
+    if scales.dtype != biases.dtype || !scales.dtype.is_float() {
+        return Err("its `scales` and `biases` must be floats of one type".into());
+    }
+    let kept = if bits == 4 { 4 } else { 8 };
+    Ok((Form::Affine { bits: kept, group_size, parts: scales.dtype }, columns, bits))
+}

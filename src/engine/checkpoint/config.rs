@@ -1,0 +1,243 @@
+//! `config.json`: the shape of a model, checked before anything is allocated by it.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value};
+
+use super::CheckpointError;
+
+/// The largest value of any dimension in a configuration.
+const DIMENSION_MAX: u64 = 1 << 20;
+/// The most layers of a model.
+const LAYERS_MAX: u64 = 1_024;
+/// The longest context in tokens.
+const POSITIONS_MAX: u64 = 1 << 27;
+
+/// How a matrix is quantised: affine codes with a scale and a bias for each group of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quantisation {
+    /// Bits a code: 2, 3, 4, 5, 6 or 8.
+    pub bits: usize,
+    /// Elements that share a scale: 32, 64 or 128.
+    pub group_size: usize,
+}
+
+/// How rotary embeddings are stretched to a longer context.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum RopeScaling {
+    /// All wavelengths times `factor`.
+    Linear {
+        /// The factor.
+        factor: f64,
+    },
+    /// Llama 3.1: long wavelengths times `factor`, short ones unchanged, smooth between.
+    Llama3 {
+        /// The factor.
+        factor: f64,
+        /// Wavelengths longer than `original_positions / low_freq_factor` are stretched.
+        low_freq_factor: f64,
+        /// Wavelengths shorter than `original_positions / high_freq_factor` are kept.
+        high_freq_factor: f64,
+        /// The context that the model was first trained for.
+        original_positions: f64,
+    },
+}
+
+/// The shape of a model. Sizes are within limits, and agree with each other.
+#[derive(Clone, Debug)]
+pub struct ModelConfig {
+    /// The architecture.
+    pub model_type: String,
+    /// The width of a token's state.
+    pub hidden_size: usize,
+    /// How many layers.
+    pub layers: usize,
+    /// The width inside the MLP.
+    pub intermediate_size: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads.
+    pub kv_heads: usize,
+    /// The width of a head.
+    pub head_dim: usize,
+    /// Added to the mean square in norms.
+    pub rms_norm_eps: f32,
+    /// The base of the rotary wavelengths.
+    pub rope_theta: f64,
+    /// How they are stretched.
+    pub rope_scaling: Option<RopeScaling>,
+    /// How many tokens there are.
+    pub vocab_size: usize,
+    /// The longest context in tokens.
+    pub max_position_embeddings: usize,
+    /// Whether the embedding is the head too.
+    pub tie_word_embeddings: bool,
+    /// The token that begins a text.
+    pub bos_token_id: Option<u32>,
+    /// The tokens that end an answer.
+    pub eos_token_ids: Vec<u32>,
+    /// How matrices are quantised that have scales, unless an override says otherwise.
+    quantisation: Option<Quantisation>,
+    overrides: BTreeMap<String, Quantisation>,
+}
+
+impl ModelConfig {
+    /// The architectures that are known here.
+    pub const KNOWN: [&'static str; 1] = ["llama"];
+
+    /// Parses and checks a `config.json`.
+    ///
+    /// # Errors
+    /// It isn't JSON, lacks a value or has one that is out of range; its architecture is unknown.
+    pub fn parse(bytes: &[u8]) -> Result<Self, CheckpointError> {
+        let json: Map<String, Value> = serde_json::from_slice(bytes).map_err(|e| malformed(e.to_string()))?;
+        let reader = Reader(&json);
+        let model_type = json.get("model_type").and_then(Value::as_str);
+        let model_type = model_type.ok_or_else(|| malformed("it has no `model_type`"))?.to_owned();
+        if !Self::KNOWN.contains(&model_type.as_str()) {
+            return Err(CheckpointError::UnknownArchitecture { model_type });
+        }
+        if let Some(activation) = json.get("hidden_act").and_then(Value::as_str)
+            && !matches!(activation, "silu" | "swish")
+        {
+            return Err(CheckpointError::Unsupported { what: format!("the activation `{activation}`") });
+        }
+        let hidden_size = reader.size("hidden_size", DIMENSION_MAX)?;
+        let heads = reader.size("num_attention_heads", DIMENSION_MAX)?;
+        let kv_heads = reader.size_or("num_key_value_heads", DIMENSION_MAX, heads)?;
+        let head_dim = reader.size_or("head_dim", 4_096, hidden_size / heads)?;
+        if !heads.is_multiple_of(kv_heads) || !head_dim.is_multiple_of(2) || head_dim == 0 {
+            return Err(malformed(format!("{heads} heads, {kv_heads} for keys, {head_dim} wide, don't go together")));
+        }
+        let (quantisation, overrides) = reader.quantisation()?;
+        Ok(Self {
+            model_type,
+            hidden_size,
+            layers: reader.size("num_hidden_layers", LAYERS_MAX)?,
+            intermediate_size: reader.size("intermediate_size", DIMENSION_MAX)?,
+            heads,
+            kv_heads,
+            head_dim,
+            rms_norm_eps: reader.number("rms_norm_eps", 1e-12..=1.0, Some(1e-6))? as f32,
+            rope_theta: reader.number("rope_theta", 1.0..=1e12, Some(10_000.0))?,
+            rope_scaling: reader.rope_scaling()?,
+            vocab_size: reader.size("vocab_size", DIMENSION_MAX * 4)?,
+            max_position_embeddings: reader.size_or("max_position_embeddings", POSITIONS_MAX, 2_048)?,
+            tie_word_embeddings: json.get("tie_word_embeddings").and_then(Value::as_bool).unwrap_or(true),
+            bos_token_id: reader.tokens("bos_token_id")?.first().copied(),
+            eos_token_ids: reader.tokens("eos_token_id")?,
+            quantisation,
+            overrides,
+        })
+    }
+
+    /// How the matrix `module` is quantised, if it has scales.
+    pub fn quantisation_of(&self, module: &str) -> Option<Quantisation> {
+        self.overrides.get(module).copied().or(self.quantisation)
+    }
+}
+
+fn malformed(why: impl Into<String>) -> CheckpointError {
+    CheckpointError::Malformed { file: "config.json".into(), why: why.into() }
+}
+
+/// Reads checked values by name.
+struct Reader<'a>(&'a Map<String, Value>);
+
+impl Reader<'_> {
+    fn size(&self, name: &str, max: u64) -> Result<usize, CheckpointError> {
+        match self.0.get(name).and_then(Value::as_u64) {
+            Some(size) if (1..=max).contains(&size) => Ok(size as usize),
+            Some(size) => Err(malformed(format!("`{name}` is {size}, not within 1 to {max}"))),
+            None => Err(malformed(format!("it has no whole number `{name}`"))),
+        }
+    }
+
+    fn size_or(&self, name: &str, max: u64, default: usize) -> Result<usize, CheckpointError> {
+        if self.0.get(name).is_none_or(Value::is_null) { Ok(default) } else { self.size(name, max) }
+    }
+
+    fn number(
+        &self,
+        name: &str,
+        range: std::ops::RangeInclusive<f64>,
+        default: Option<f64>,
+    ) -> Result<f64, CheckpointError> {
+        match self.0.get(name).filter(|value| !value.is_null()).map(Value::as_f64) {
+            None => default.ok_or_else(|| malformed(format!("it has no number `{name}`"))),
+            Some(Some(number)) if range.contains(&number) => Ok(number),
+            Some(_) => Err(malformed(format!("`{name}` isn't a number within {} to {}", range.start(), range.end()))),
+        }
+    }
+
+    /// A token or a list of tokens; none where it is absent.
+    fn tokens(&self, name: &str) -> Result<Vec<u32>, CheckpointError> {
+        let one = |value: &Value| value.as_u64().and_then(|token| u32::try_from(token).ok());
+        let tokens = match self.0.get(name) {
+            None | Some(Value::Null) => Some(Vec::new()),
+            Some(Value::Array(list)) if list.len() <= 64 => list.iter().map(one).collect(),
+            Some(value) => one(value).map(|token| vec![token]),
+        };
+        tokens.ok_or_else(|| malformed(format!("`{name}` isn't a token or a list of tokens")))
+    }
+
+    fn rope_scaling(&self) -> Result<Option<RopeScaling>, CheckpointError> {
+        let Some(scaling) = self.0.get("rope_scaling").filter(|value| !value.is_null()) else { return Ok(None) };
+        let scaling = scaling.as_object().ok_or_else(|| malformed("`rope_scaling` isn't an object"))?;
+        let kind =
+            scaling.get("rope_type").or_else(|| scaling.get("type")).and_then(Value::as_str).unwrap_or("default");
+        let number = |name: &str| Reader(scaling).number(name, 1e-3..=1e9, None);
+        match kind {
+            "default" => Ok(None),
+            "linear" => Ok(Some(RopeScaling::Linear { factor: number("factor")? })),
+            "llama3" => {
+                let scaling = RopeScaling::Llama3 {
+                    factor: number("factor")?,
+                    low_freq_factor: number("low_freq_factor")?,
+                    high_freq_factor: number("high_freq_factor")?,
+                    original_positions: number("original_max_position_embeddings")?,
+                };
+                match scaling {
+                    RopeScaling::Llama3 { low_freq_factor, high_freq_factor, .. }
+                        if high_freq_factor <= low_freq_factor =>
+                    {
+                        Err(malformed("`high_freq_factor` isn't above `low_freq_factor`"))
+                    }
+                    _ => Ok(Some(scaling)),
+                }
+            }
+            other => Err(CheckpointError::Unsupported { what: format!("rope scaling of type `{other}`") }),
+        }
+    }
+
+    fn quantisation(&self) -> Result<(Option<Quantisation>, BTreeMap<String, Quantisation>), CheckpointError> {
+        let stated = self.0.get("quantization").or_else(|| self.0.get("quantization_config"));
+        let Some(stated) = stated.filter(|value| !value.is_null()) else { return Ok((None, BTreeMap::new())) };
+        let stated = stated.as_object().ok_or_else(|| malformed("`quantization` isn't an object"))?;
+        let mut overrides = BTreeMap::new();
+        for (module, value) in stated {
+            if let Some(own) = value.as_object() {
+                overrides.insert(module.clone(), one_quantisation(own)?);
+            }
+        }
+        Ok((Some(one_quantisation(stated)?), overrides))
+    }
+}
+
+fn one_quantisation(stated: &Map<String, Value>) -> Result<Quantisation, CheckpointError> {
+    let mode = stated.get("mode").and_then(Value::as_str).unwrap_or("affine");
+    if mode != "affine" {
+        return Err(CheckpointError::Unsupported { what: format!("quantisation of mode `{mode}`") });
+    }
+    let number = |name: &str| stated.get(name).and_then(Value::as_u64);
+    match (number("bits"), number("group_size")) {
+        (Some(bits @ (2 | 3 | 4 | 5 | 6 | 8)), Some(group_size @ (32 | 64 | 128))) => {
+            Ok(Quantisation { bits: bits as usize, group_size: group_size as usize })
+        }
+        (bits, group_size) => {
+            let shown = |number: Option<u64>| number.map_or("?".into(), |number| number.to_string());
+            let what = format!("quantisation to {} bits in groups of {}", shown(bits), shown(group_size));
+            Err(CheckpointError::Unsupported { what })
+        }
+    }
+}

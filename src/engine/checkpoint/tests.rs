@@ -1,0 +1,1 @@
+//! Damaged checkpoints and the errors they get.

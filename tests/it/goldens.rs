@@ -1,0 +1,134 @@
+//! Logits and answers equal to mlx-lm's (mlx 0.32.2, mlx-lm 0.32.0, float32 arithmetic on the stored weights).
+//!
+//! `tests/vectors/goldens/tiny/MODEL/VARIANT/` holds random checkpoints with mlx-lm's numbers; `smollm2.json` its answers
+//! on the default model.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use tilekit::engine::backend::cpu::Activations;
+use tilekit::engine::models::{ForwardError, LoadOptions, Model};
+use tilekit::verified::VerifiedFolder;
+
+/// How far a float32 engine's logits may be from the goldens: the bound that mlx-lm's own float32 runs keep.
+const FLOAT32_TOLERANCE: f32 = 5e-4;
+/// How far they may be with 16-bit activations; random weights spread errors more than trained ones.
+const INT16_TOLERANCE: f32 = 0.05;
+
+fn vectors() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/goldens")
+}
+
+fn read(path: &Path) -> Value {
+    let text = std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    serde_json::from_str(&text).expect("goldens are JSON")
+}
+
+fn load(folder: &Path, activations: Activations, simd: bool) -> Model {
+    let options = LoadOptions { activations, simd, num_ctx: 1024, ..LoadOptions::default() };
+    let loaded = Model::load(&VerifiedFolder::unlisted(folder), &options, &mut |_| ControlFlow::Continue(()));
+    loaded.unwrap_or_else(|e| panic!("{}: {e}", folder.display()))
+}
+
+fn tokens(value: &Value) -> Vec<u32> {
+    serde_json::from_value(value.clone()).expect("tokens are numbers")
+}
+
+fn argmax(logits: &[f32]) -> u32 {
+    (0..logits.len()).fold(0, |best, idx| if logits[idx] > logits[best] { idx } else { best }) as u32
+}
+
+fn forward(model: &mut Model, tokens: &[u32]) -> Vec<f32> {
+    model.forward(tokens, &|| false).expect("the tokens are the model's").to_vec()
+}
+
+fn assert_near(found: &[f32], expected: &Value, tolerance: f32, what: &str) {
+    let expected: Vec<f32> = serde_json::from_value(expected.clone()).expect("logits are numbers");
+    assert_eq!(found.len(), expected.len(), "{what}");
+    let worst = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(worst <= tolerance, "{what}: a logit differs by {worst}");
+}
+
+/// Prefill in one go, token by token, after truncation, and 32 greedy tokens.
+fn check_tiny(folder: &Path, activations: Activations, simd: bool, tolerance: f32) {
+    let golden = read(&folder.join("golden.json"));
+    let prompt = tokens(&golden["prompt"]);
+    let what = format!("{} {activations:?}, simd {simd}", folder.display());
+    let mut model = load(folder, activations, simd);
+    let vocabulary = model.config().vocab_size;
+
+    let all = model.forward_all(&prompt).expect("the tokens are the model's");
+    let rows: Vec<&[f32]> = all.chunks_exact(vocabulary).collect();
+    for (position, expected) in
+        tokens(&golden["positions"]).into_iter().zip(golden["logits"].as_array().expect("a list"))
+    {
+        assert_near(rows[position as usize], expected, tolerance, &format!("{what}, position {position}"));
+    }
+    if activations == Activations::Float32 {
+        let best: Vec<u32> = rows.iter().map(|row| argmax(row)).collect();
+        assert_eq!(best, tokens(&golden["argmax"]), "{what}");
+    }
+
+    model.truncate(7);
+    let mut last = Vec::new();
+    for token in &prompt[7..] {
+        last = forward(&mut model, &[*token]);
+    }
+    let whole = *rows.last().expect("the prompt isn't empty");
+    let worst = last.iter().zip(whole).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(worst <= tolerance, "{what}: token by token differs by {worst}");
+
+    let mut greedy = vec![argmax(&last)];
+    while greedy.len() < 32 {
+        last = forward(&mut model, &[greedy[greedy.len() - 1]]);
+        greedy.push(argmax(&last));
+    }
+    assert_eq!(greedy, tokens(&golden["greedy"]), "{what}");
+    assert_near(&last, &golden["last_logits"], tolerance, &format!("{what}, last"));
+}
+
+#[test]
+fn tiny_llamas_compute_what_mlx_lm_computes() {
+    let mut checked = 0;
+    for model in ["llama-tied", "llama-untied"] {
+        for variant in ["bf16", "q4-g32", "q4-g64", "q8-g64"] {
+            let folder = vectors().join("tiny").join(model).join(variant);
+            check_tiny(&folder, Activations::Float32, true, FLOAT32_TOLERANCE);
+            check_tiny(&folder, Activations::Float32, false, FLOAT32_TOLERANCE);
+            check_tiny(&folder, Activations::Int16, true, INT16_TOLERANCE);
+            checked += 1;
+        }
+    }
+    assert_eq!(checked, 8);
+}
+
+#[test]
+fn the_default_model_answers_what_mlx_lm_answers() {
+    let golden = read(&vectors().join("smollm2.json"));
+    let mut model = load(&crate::model::folder(), Activations::Int16, true);
+    for chat in golden["chats"].as_array().expect("a list") {
+        model.truncate(0);
+        let expected = tokens(&chat["tokens"]);
+        let leads: Vec<f32> = serde_json::from_value(chat["leads"].clone()).expect("leads are numbers");
+        let mut logits = forward(&mut model, &tokens(&chat["prompt"]));
+        for (idx, token) in expected.iter().enumerate() {
+            assert_eq!(argmax(&logits), *token, "token {idx} of {}, which leads by {}", chat["answer"], leads[idx]);
+            logits = forward(&mut model, &[*token]);
+        }
+    }
+}
+
+#[test]
+fn a_model_refuses_what_it_cannot_compute() {
+    let mut model = load(&vectors().join("tiny/llama-tied/bf16"), Activations::Int16, true);
+    forward(&mut model, &[1, 2, 3]);
+    let outside = model.config().vocab_size as u32;
+    let error = model.forward(&[1, outside], &|| false).expect_err("there is no such token");
+    assert_eq!(error, ForwardError::Token { token: outside, vocab_size: outside as usize });
+    let error = model.forward(&vec![1; model.num_ctx()], &|| false).expect_err("three are in already");
+    assert_eq!(error, ForwardError::Full { num_ctx: model.num_ctx() });
+    assert_eq!(model.forward(&[], &|| false), Err(ForwardError::Empty));
+    assert_eq!(model.forward(&[1, 2], &|| true), Err(ForwardError::Cancelled));
+    assert_eq!(model.len(), 3, "what fails leaves the cache as it was");
+}
