@@ -13,6 +13,8 @@ pub mod manifest;
 // ── floor 1 · the machine
 pub mod disk;
 pub mod verified;
+//pub mod host;
+//pub mod bundle;
 
 #[cfg(test)]
 mod test_folder;
