@@ -13,7 +13,7 @@ pub mod manifest;
 // ── floor 1 · the machine
 pub mod disk;
 pub mod verified;
-//pub mod host;
+pub mod host;
 //pub mod bundle;
 
 #[cfg(test)]
