@@ -66,11 +66,11 @@ pub enum HostError {
 impl Hint for HostError {
     fn hint(&self) -> Option<String> {
         Some(match self {
-            Self::Unsupported { .. } => {
-                "use a Mac with Apple silicon, or Linux on an x86-64 or arm64 processor".into()
-            }
+            Self::Unsupported { .. } => "use a Mac with Apple silicon, or Linux on an x86-64 or arm64 processor".into(),
             Self::Silent { .. } => "make `/proc` visible to Tiles".into(),
-            Self::TooSmall { .. } => "choose a smaller model with `tiles run MODEL`; `tiles model list` shows them".into(),
+            Self::TooSmall { .. } => {
+                "choose a smaller model with `tiles run MODEL`; `tiles model list` shows them".into()
+            }
             Self::Busy { .. } => "close other programs, or choose a smaller model with `tiles run MODEL`".into(),
         })
     }
@@ -108,8 +108,8 @@ impl Host {
     /// [`HostError::Silent`].
     pub fn probe() -> Result<Self, HostError> {
         let memory_only = sysinfo::RefreshKind::nothing().with_memory(sysinfo::MemoryRefreshKind::nothing().with_ram());
-        let system = sysinfo::System::new_with_specifics(memory_only)
-            .map_err(|e| HostError::Silent { what: e.to_string() })?;
+        let system =
+            sysinfo::System::new_with_specifics(memory_only).map_err(|e| HostError::Silent { what: e.to_string() })?;
         let (mut total, mut available) = (system.total_memory(), system.available_memory());
         // In a container the group's limit counts, not what the machine has.
         if let Some(limits) = system.cgroup_limits()

@@ -14,7 +14,7 @@ pub mod manifest;
 pub mod disk;
 pub mod verified;
 pub mod host;
-//pub mod bundle;
+pub mod bundle;
 
 #[cfg(test)]
 mod test_folder;

@@ -13,6 +13,7 @@ use crate::digest::{CHUNK_BYTES, CHUNKED_ABOVE_BYTES, Sha256Digest};
 use crate::hint::Hint;
 
 pub mod path;
+pub mod recipe;
 pub mod signature;
 
 pub use signature::Signature;
@@ -118,6 +119,14 @@ pub enum ManifestError {
         /// What is wrong there.
         what: String,
     },
+    /// Something in the recipe is wrong.
+    #[error("line {line} of the recipe: {what}")]
+    InvalidRecipe {
+        /// Which line, from 1.
+        line: usize,
+        /// What is wrong there.
+        what: String,
+    },
     /// The signature isn't one.
     #[error("the signature is damaged: {what}")]
     SignatureText {
@@ -134,6 +143,7 @@ impl Hint for ManifestError {
         Some(match self {
             Self::Newer { .. } => "use the newer Tiles that made this bundle".into(),
             Self::Recipe => "run `tools/start` in the source tree, or give a bundle with `--bundle DIR`".into(),
+            Self::InvalidRecipe { .. } => "correct the recipe".into(),
             _ => "copy `MANIFEST.toml` and `MANIFEST.sig` again from where the bundle came from".into(),
         })
     }
@@ -320,10 +330,15 @@ fn invalid<T>(text: &str, at: &Spanned<T>, what: String) -> ManifestError {
 }
 
 fn syntax_error(text: &str, error: &toml::de::Error) -> ManifestError {
+    let (line, what) = line_and_what(text, error);
+    ManifestError::Invalid { line, what }
+}
+
+fn line_and_what(text: &str, error: &toml::de::Error) -> (usize, String) {
     let offset = error.span().map_or(0, |span| span.start);
     // The parser may quote what it found, which is anybody's text.
     let what = error.message().chars().map(|c| if c.is_control() { ' ' } else { c }).take(200).collect();
-    ManifestError::Invalid { line: line_at(text, offset), what }
+    (line_at(text, offset), what)
 }
 
 #[cfg(test)]
