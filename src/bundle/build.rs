@@ -22,6 +22,9 @@ use crate::verified::sidecar_path;
 /// What is kept free beside the files of a bundle, in bytes: 4 MiB for lists, sidecars, folders and the first messages.
 const SPACE_RESERVE_BYTES: u64 = 4 * 1024 * 1024;
 
+/// The empty file that makes Spotlight leave a folder alone.
+const NEVER_INDEX_NAME: &str = ".metadata_never_index";
+
 /// Why a bundle can't be built.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
@@ -208,6 +211,7 @@ impl BuildPlan {
             return Err(BuildError::NoProgram);
         }
         plan.check_list()?;
+        plan.check_ways()?;
         plan.check_space()?;
         Ok(plan)
     }
@@ -256,6 +260,26 @@ impl BuildPlan {
         let list = self.manifest(described.collect());
         let checked = Manifest::parse(&list.to_toml());
         checked.map(drop).map_err(|source| BuildError::Recipe { path: self.folder.join(MANIFEST_NAME), source })
+    }
+
+    /// Refuses links and pipes on the way to what will be written or removed: they would lead out of the bundle.
+    fn check_ways(&self) -> Result<(), BuildError> {
+        let steps = self.steps.iter().map(|step| step.path.as_str());
+        let own = [MANIFEST_NAME, SIGNATURE_NAME, NEVER_INDEX_NAME, "data/lock"];
+        let mut folders = BTreeSet::new();
+        let mut files = BTreeSet::new();
+        for path in steps.chain(self.removed.iter().map(String::as_str)).chain(own) {
+            folders.extend(path.match_indices('/').map(|(end, _)| path[..end].to_owned()));
+            files.extend(["", ".partial", ".chunks", ".chunks.partial"].map(|end| format!("{path}{end}")));
+        }
+        let expected = folders.iter().map(|path| (path, Kind::Folder));
+        for (path, expected) in expected.chain(files.iter().map(|path| (path, Kind::File))) {
+            let path = self.folder.join(path);
+            if disk::kind(&path)?.is_some_and(|kind| kind != expected) {
+                return Err(BundleError::WrongKind { path }.into());
+            }
+        }
+        Ok(())
     }
 
     fn check_space(&self) -> Result<(), BuildError> {
@@ -311,8 +335,7 @@ impl BuildPlan {
         for path in &self.removed {
             self.remove(path)?;
         }
-        // Spotlight leaves a volume or folder with this file alone.
-        disk::write(&self.folder.join(".metadata_never_index"), b"")?;
+        disk::write(&self.folder.join(NEVER_INDEX_NAME), b"")?;
         let manifest = self.manifest(described);
         let text = manifest.to_toml();
         disk::write(&self.folder.join(SIGNATURE_NAME), Signature::sign(key, text.as_bytes()).to_toml().as_bytes())?;

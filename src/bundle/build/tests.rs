@@ -257,6 +257,23 @@ fn listing(folder: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
+fn a_link_on_the_drive_does_not_lead_the_build_out_of_it() {
+    for path in ["bin", "bin/linux-x86_64/tiles.partial", "data", "data/lock", "MANIFEST.sig.partial", "models/m"] {
+        let workshop = Workshop::new();
+        workshop.build(&workshop.all()).expect("it can be built");
+        workshop.write("victim/keep", b"precious");
+        let link = workshop.path("drive").join(path);
+        let target = if link.is_dir() { "victim" } else { "victim/keep" };
+        let _ = fs::remove_dir_all(&link);
+        std::os::unix::fs::symlink(workshop.path(target), &link).expect("it can be linked");
+        let error = workshop.build(&workshop.all()).expect_err("a link is in the way");
+        assert!(matches!(&error, BuildError::Bundle(BundleError::WrongKind { .. })), "{path}: {error}");
+        assert_eq!(listing(&workshop.path("victim")), [workshop.path("victim/keep")]);
+        assert_eq!(fs::read(workshop.path("victim/keep")).expect("is there"), b"precious");
+    }
+}
+
+#[test]
 fn another_key_or_a_bundle_in_use_is_refused() {
     let mut workshop = Workshop::new();
     workshop.build(&workshop.all()).expect("it can be built");
