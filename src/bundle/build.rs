@@ -12,15 +12,17 @@ use super::{Bundle, BundleError, Found, Holder, MANIFEST_NAME, SIGNATURE_NAME, T
 use crate::digest::{CHUNK_BYTES, CHUNKED_ABOVE_BYTES, Sha256Digest, StreamHasher};
 use crate::disk::{self, DiskError, Kind, PartialFile};
 use crate::hint::Hint;
-use crate::manifest::recipe::{Piece, Recipe, Source};
-use crate::manifest::signature::{SIGNATURE_BYTES_MAX, SealPublicKey, Signature};
-use crate::manifest::{
-    ENTRIES_MAX, Entry, FILE_BYTES_MAX, FileRole, MANIFEST_BYTES_MAX, MANIFEST_FORMAT, Manifest, ManifestError, path,
-};
+use crate::manifest::recipe::Recipe;
+use crate::manifest::signature::{SealPublicKey, Signature};
+use crate::manifest::{Entry, FileRole, MANIFEST_BYTES_MAX, MANIFEST_FORMAT, Manifest, ManifestError};
 use crate::verified::sidecar_path;
 
 /// What is kept free beside the files of a bundle, in bytes: 4 MiB for lists, sidecars, folders and the first messages.
 const SPACE_RESERVE_BYTES: u64 = 4 * 1024 * 1024;
+
+mod gather;
+
+use gather::Before;
 
 /// The empty file that makes Spotlight leave a folder alone.
 const NEVER_INDEX_NAME: &str = ".metadata_never_index";
@@ -158,12 +160,6 @@ pub enum Progress {
     ReadBack(u64),
 }
 
-/// The bundle that is in the folder before.
-struct Before {
-    manifest: Manifest,
-    is_ours: bool,
-}
-
 impl BuildPlan {
     /// Plans a bundle in `folder` from the recipe at `recipe_path`, whose `tree:` files lie beside it.
     ///
@@ -172,25 +168,25 @@ impl BuildPlan {
     pub fn new(recipe_path: &Path, folder: &Path, pieces: &Pieces, seal: SealPublicKey) -> Result<Self, BuildError> {
         let text = disk::read_text(recipe_path, MANIFEST_BYTES_MAX)?;
         let recipe = Recipe::parse(&text).map_err(|source| BuildError::Recipe { path: recipe_path.into(), source })?;
-        check_pieces(&recipe, pieces)?;
-        let before = before(folder, seal)?;
+        gather::check_pieces(&recipe, pieces)?;
+        let before = gather::before(folder, seal)?;
         if before.is_none() {
-            check_empty(folder, pieces)?;
+            gather::check_empty(folder, pieces)?;
         }
         let tree = recipe_path.parent().unwrap_or(Path::new(""));
         let mut steps: BTreeMap<String, Step> = BTreeMap::new();
         let mut left_out = Vec::new();
         for piece in &recipe.pieces {
-            match source_of(piece, pieces, tree) {
-                Some(from) if piece.is_folder => add_folder(&mut steps, &from, &piece.path, folder, 0)?,
-                Some(from) => add_file(&mut steps, from, piece.path.clone(), piece.role, folder)?,
+            match gather::source_of(piece, pieces, tree) {
+                Some(from) if piece.is_folder => gather::add_folder(&mut steps, &from, &piece.path, folder, 0)?,
+                Some(from) => gather::add_file(&mut steps, from, piece.path.clone(), piece.role, folder)?,
                 None => left_out.push(piece.path.clone()),
             }
         }
         // A model's own description wins over what its import wrote, whichever the recipe names first.
         for piece in recipe.pieces.iter().filter(|piece| !piece.is_folder) {
-            if let Some(from) = source_of(piece, pieces, tree) {
-                add_file(&mut steps, from, piece.path.clone(), piece.role, folder)?;
+            if let Some(from) = gather::source_of(piece, pieces, tree) {
+                gather::add_file(&mut steps, from, piece.path.clone(), piece.role, folder)?;
             }
         }
         let mut plan = Self {
@@ -420,132 +416,6 @@ fn read_back(
     let bundle = Bundle::<Found>::find(Some(folder), folder)?.verify(trust)?;
     bundle.verify_large(&mut |bytes| progress(Progress::ReadBack(bytes)))?;
     Ok(bundle)
-}
-
-fn check_pieces(recipe: &Recipe, pieces: &Pieces) -> Result<(), BuildError> {
-    let programs = pieces.programs.keys().map(|host| format!("bin/{host}/tiles"));
-    let models = pieces.models.keys().map(|name| format!("models/{name}"));
-    match programs.chain(models).find(|path| !recipe.pieces.iter().any(|piece| piece.path == *path)) {
-        Some(path) => Err(BuildError::UnknownPiece { path }),
-        None => Ok(()),
-    }
-}
-
-/// The file or folder that a piece is made of, or `None` where it wasn't given.
-fn source_of(piece: &Piece, pieces: &Pieces, tree: &Path) -> Option<PathBuf> {
-    match &piece.source {
-        // The description of a model that is left out is left out too.
-        Source::Tree(file) => match piece.path.strip_prefix("models/").and_then(|rest| rest.split_once('/')) {
-            Some((model, _)) if !pieces.models.contains_key(model) => None,
-            _ => Some(tree.join(file)),
-        },
-        Source::Build(_) => {
-            let host = piece.path.strip_prefix("bin/")?.strip_suffix("/tiles")?;
-            pieces.programs.get(host).cloned()
-        }
-        Source::Pypi(_) => pieces.models.get(piece.path.strip_prefix("models/")?).cloned(),
-    }
-}
-
-fn add_file(
-    steps: &mut BTreeMap<String, Step>,
-    from: PathBuf,
-    to: String,
-    role: FileRole,
-    folder: &Path,
-) -> Result<(), BuildError> {
-    let unfit = |what: String| BuildError::Unfit { path: from.clone(), what };
-    path::check(&to).map_err(|e| unfit(e.to_string()))?;
-    let (_, bytes) = disk::open(&from)?;
-    if bytes > FILE_BYTES_MAX {
-        return Err(unfit(format!("it has {bytes} bytes, and a drive's file at most {FILE_BYTES_MAX}")));
-    }
-    let is_in_place = match (disk::canonical(&from), disk::canonical(&folder.join(&to))) {
-        (Ok(from), Ok(to)) => from == to,
-        _ => false,
-    };
-    steps.insert(to.clone(), Step { from, path: to, role, bytes, is_in_place });
-    if steps.len() > ENTRIES_MAX {
-        return Err(BuildError::Unfit {
-            path: folder.into(),
-            what: format!("it would have more than {ENTRIES_MAX} files"),
-        });
-    }
-    Ok(())
-}
-
-fn add_folder(
-    steps: &mut BTreeMap<String, Step>,
-    from: &Path,
-    to: &str,
-    folder: &Path,
-    depth: usize,
-) -> Result<(), BuildError> {
-    if depth > path::PATH_DEPTH_MAX {
-        return Err(BuildError::Unfit { path: from.into(), what: "it is too deep".into() });
-    }
-    for (name, kind) in disk::list_kinds(from, 2 * ENTRIES_MAX)? {
-        let (file, to) = (from.join(&name), format!("{to}/{name}"));
-        match kind {
-            // Sidecars are made again, from what is in the file.
-            Kind::File if name.ends_with(".chunks") || name.ends_with(".partial") => {}
-            Kind::File => add_file(steps, file, to, FileRole::Model, folder)?,
-            Kind::Folder => add_folder(steps, &file, &to, folder, depth + 1)?,
-            Kind::Other => {
-                return Err(BuildError::Unfit { path: file, what: "it is a link or something else".into() });
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Reads the list of the bundle that is in `folder`, if there is one that may be replaced.
-fn before(folder: &Path, seal: SealPublicKey) -> Result<Option<Before>, BuildError> {
-    if disk::kind(&folder.join(MANIFEST_NAME))?.is_none() {
-        return Ok(None);
-    }
-    let found = Bundle::<Found>::find(Some(folder), folder)?;
-    let text = String::from_utf8_lossy(&found.state.manifest_bytes);
-    // A list that can't be read can't say which generation it is; a new folder is then the only way.
-    let path = found.root.join(MANIFEST_NAME);
-    let manifest = Manifest::parse(&text).map_err(|source| BundleError::Manifest { path, source })?;
-    let signature = disk::read_text(&found.root.join(SIGNATURE_NAME), SIGNATURE_BYTES_MAX).ok();
-    let signature = signature.and_then(|text| Signature::parse(&text).ok());
-    // Without a signature that fits, as after a build that was cut short, nothing of the old bundle is kept.
-    let signer = signature.filter(|signature| signature.verify(&found.state.manifest_bytes).is_ok());
-    match signer {
-        Some(signature) if signature.public_key != seal => {
-            Err(BuildError::OtherSeal { folder: folder.into(), short_key: signature.public_key.short() })
-        }
-        signer => Ok(Some(Before { manifest, is_ours: signer.is_some() })),
-    }
-}
-
-/// Refuses a folder with anything in it but models that are there to be sealed.
-fn check_empty(folder: &Path, pieces: &Pieces) -> Result<(), BuildError> {
-    let occupied = || BuildError::Occupied { folder: folder.into() };
-    match disk::kind(folder)? {
-        None => return Ok(()),
-        Some(Kind::File) => return Err(occupied()),
-        // A link to a folder is as good as the folder.
-        Some(Kind::Folder | Kind::Other) => {}
-    }
-    for (name, kind) in disk::list_kinds(folder, 2 * ENTRIES_MAX)? {
-        if name != "models" || kind != Kind::Folder {
-            return Err(occupied());
-        }
-    }
-    let models = folder.join("models");
-    if disk::is_folder(&models) {
-        for (name, _) in disk::list_kinds(&models, 2 * ENTRIES_MAX)? {
-            let here = disk::canonical(&models.join(&name))?;
-            let given = pieces.models.get(&name).map(|given| disk::canonical(given)).transpose()?;
-            if given != Some(here) {
-                return Err(occupied());
-            }
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

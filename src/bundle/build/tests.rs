@@ -4,6 +4,7 @@ use std::fs;
 
 use super::*;
 use crate::bundle::Seal;
+use crate::manifest::FILE_BYTES_MAX;
 use crate::test_folder::TestFolder;
 use crate::time::Timestamp;
 
