@@ -218,6 +218,125 @@ pub fn list(folder: &Path) -> Result<Vec<String>, DiskError> {
     Ok(names)
 }
 
+/// What a name in a folder stands for, links not followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A regular file.
+    File,
+    /// A folder.
+    Folder,
+    /// A link, pipe, socket or device: nothing that a bundle has.
+    Other,
+}
+
+impl Kind {
+    fn of(kind: fs::FileType) -> Self {
+        if kind.is_file() {
+            Self::File
+        } else if kind.is_dir() {
+            Self::Folder
+        } else {
+            Self::Other
+        }
+    }
+}
+
+/// What is at `path`, a link not followed; `None` where there is nothing.
+///
+/// # Errors
+/// What looking can meet.
+pub fn kind(path: &Path) -> Result<Option<Kind>, DiskError> {
+    match fs::symlink_metadata(path) {
+        Ok(metadata) => Ok(Some(Kind::of(metadata.file_type()))),
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+        Err(e) => Err(DiskError::new("look at", path, e)),
+    }
+}
+
+/// The names in a folder with what they stand for, sorted, without litter (see [`is_litter`]); at most `names_max` of them.
+///
+/// # Errors
+/// What listing can meet, and a folder with more names.
+pub fn list_kinds(folder: &Path, names_max: usize) -> Result<Vec<(String, Kind)>, DiskError> {
+    let failed = |e| DiskError::new("list", folder, e);
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if is_litter(&name) {
+            continue;
+        }
+        if names.len() == names_max {
+            return Err(failed(io::Error::other(format!("it has more than {names_max} names"))));
+        }
+        names.push((name, Kind::of(entry.file_type().map_err(failed)?)));
+    }
+    names.sort_by(|a, b| a.0.cmp(&b.0));
+    Ok(names)
+}
+
+/// The absolute path of what is at `path`, with every link on the way resolved.
+///
+/// # Errors
+/// What resolving can meet.
+pub fn canonical(path: &Path) -> Result<PathBuf, DiskError> {
+    fs::canonicalize(path).map_err(|e| DiskError::new("find", path, e))
+}
+
+/// Whether the system would let this process write to what is at `path`.
+pub fn can_write(path: &Path) -> bool {
+    rustix::fs::access(path, rustix::fs::Access::WRITE_OK).is_ok()
+}
+
+/// Replaces the whole content of the open `file`, whose `path` is for errors, in place.
+///
+/// # Errors
+/// What writing can meet.
+pub fn overwrite(mut file: &File, path: &Path, content: &[u8]) -> Result<(), DiskError> {
+    let written = file.seek(SeekFrom::Start(0)).and_then(|_| file.write_all(content));
+    let cut = written.and_then(|()| file.set_len(content.len() as u64));
+    cut.map_err(|e| DiskError::new("write", path, e))
+}
+
+/// Writes a new file that only its owner may read, where the medium knows owners.
+///
+/// # Errors
+/// [`DiskError::Exists`], and what writing can meet.
+pub fn write_private(path: &Path, content: &[u8]) -> Result<(), DiskError> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    let written = opened.and_then(|mut file| file.write_all(content).and_then(|()| file.sync_all()));
+    written.map_err(|e| DiskError::new("write", path, e))?;
+    path.parent().map_or(Ok(()), sync_folder)
+}
+
+/// Lets everybody run the file at `path`, where the medium knows that; on exFAT and FAT32 how it is mounted decides.
+///
+/// # Errors
+/// What changing the mode can meet, other than a medium without modes.
+pub fn make_executable(path: &Path) -> Result<(), DiskError> {
+    use std::os::unix::fs::PermissionsExt as _;
+    match fs::set_permissions(path, fs::Permissions::from_mode(0o755)) {
+        Err(e) if !matches!(e.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::Unsupported) => {
+            Err(DiskError::new("make executable", path, e))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Asks the system to forget what it holds of the synced file at `path`, so that the next read comes from the medium.
+///
+/// # Errors
+/// What opening can meet. Systems without such a request (macOS) keep what they hold.
+pub fn forget_cached(path: &Path) -> Result<(), DiskError> {
+    let (file, _) = open(path)?;
+    #[cfg(target_os = "linux")]
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)
+        .map_err(|e| DiskError::new("read back", path, e.into()))?;
+    drop(file);
+    Ok(())
+}
+
 /// Writes a file so that it is on the medium when this returns: a `.partial` beside it, synced, renamed, read back by size.
 ///
 /// # Errors

@@ -14,10 +14,15 @@ pub mod manifest;
 // ── floor 1 · the machine
 pub mod disk;
 pub mod verified;
+<<<<<<< HEAD
 pub mod identity;
 
 // ── floor 2 · the engine: messages in, text out; synchronous
 pub mod engine;
+=======
+pub mod host;
+pub mod bundle;
+>>>>>>> bundle
 
 #[cfg(test)]
 mod test_folder;

@@ -1,3 +1,4 @@
+<<<<<<< HEAD
 //! The integration tests, in one binary: each module is one promise of the program.
 
 mod goldens;
@@ -5,3 +6,8 @@ mod model;
 mod scripted;
 mod tidy;
 mod tokenizer;
+=======
+//! Integration tests.
+
+mod launcher;
+>>>>>>> bundle
