@@ -13,6 +13,11 @@ pub mod manifest;
 // ── floor 1 · the machine
 pub mod disk;
 pub mod verified;
+pub mod model_folder;
+
+// ── floor 2 · the engine: messages in, text out; synchronous
+pub mod engine;
+pub mod library;
 //pub mod host;
 //pub mod bundle;
 

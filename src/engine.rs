@@ -1,0 +1,3 @@
+//! Messages in, text out.
+
+pub mod gguf;
