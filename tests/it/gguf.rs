@@ -23,7 +23,7 @@ fn the_default_model_becomes_mlx_arrays_without_loss() {
     let out = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("gguf-{}", std::process::id()));
     let gguf = Gguf::open(&source()).expect("tools/ has fetched the default model");
     let mut sink = |_| ControlFlow::Continue(());
-    let conversion = Conversion::plan(&gguf, 1 << 31, &mut sink).expect("it can be converted");
+    let conversion = Conversion::plan(gguf, 1 << 31, &mut sink).expect("it can be converted");
     assert_eq!((conversion.architecture(), conversion.context()), ("llama", 8192));
     assert_eq!(conversion.parameters(), 134_515_008);
     let mut writer = ModelFolderWriter::create(&out, conversion.bytes(), &mut sink).expect("it can be written");

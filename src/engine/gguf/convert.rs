@@ -52,8 +52,8 @@ pub struct TensorLoss {
 
 /// A conversion that can be carried out: everything but the numbers is known.
 #[derive(Debug)]
-pub struct Conversion<'a> {
-    gguf: &'a Gguf,
+pub struct Conversion {
+    gguf: Gguf,
     architecture: Architecture,
     tensors: Vec<TensorPlan>,
     layouts: Vec<TensorLayout>,
@@ -61,18 +61,18 @@ pub struct Conversion<'a> {
     files: Vec<(&'static str, Vec<u8>)>,
 }
 
-impl<'a> Conversion<'a> {
+impl Conversion {
     /// Plans the conversion of `gguf`, with files of weights of at most `shard_bytes_max` bytes.
     ///
     /// Tensors whose best type depends on their numbers are read once here.
     ///
     /// # Errors
     /// Everything in the file that can't be converted, by name.
-    pub fn plan(gguf: &'a Gguf, shard_bytes_max: u64, sink: ProgressSink) -> Result<Self, GgufError> {
-        let architecture = Architecture::read(gguf)?;
-        let tokenizer = tokenizer::read(gguf, architecture.context)?;
-        let placed = placed_tensors(gguf, &architecture)?;
-        let vocab_size = vocab_size(gguf, &placed, &tokenizer)?;
+    pub fn plan(gguf: Gguf, shard_bytes_max: u64, sink: ProgressSink) -> Result<Self, GgufError> {
+        let architecture = Architecture::read(&gguf)?;
+        let tokenizer = tokenizer::read(&gguf, architecture.context)?;
+        let placed = placed_tensors(&gguf, &architecture)?;
+        let vocab_size = vocab_size(&gguf, &placed, &tokenizer)?;
         let total_bytes = placed.iter().filter(|(header, _)| needs_look(header.kind)).map(|(h, _)| h.bytes).sum();
         let mut done_bytes = 0;
         let mut look = |bytes: u64| {
@@ -84,7 +84,7 @@ impl<'a> Conversion<'a> {
         };
         let mut tensors = Vec::new();
         for (header, place) in placed {
-            let form = form_of(gguf, header, &mut look)?;
+            let form = form_of(&gguf, header, &mut look)?;
             if matches!(form, Form::Affine(..)) && (header.shape.len() != 2 || place.is_bias) {
                 let what = format!("tensor `{}` is quantised, which a vector can't be", header.name);
                 return Err(GgufError::unsupported(gguf.path(), what));
@@ -96,6 +96,11 @@ impl<'a> Conversion<'a> {
         let config = config(&architecture, &tensors, &tokenizer, vocab_size);
         let files = files(config, &tokenizer, weights::index(&layouts, &shards));
         Ok(Self { gguf, architecture, tensors, layouts, shards, files })
+    }
+
+    /// The licence that the file states.
+    pub fn licence(&self) -> Option<&str> {
+        self.gguf.text("general.license")
     }
 
     /// The architecture's name, as in `config.json`.
@@ -152,7 +157,7 @@ impl<'a> Conversion<'a> {
         let mut losses = Vec::new();
         for tensor in &self.tensors {
             sequence.next_tensor(writer)?;
-            let mut written = Written::new(self.gguf, tensor);
+            let mut written = Written::new(&self.gguf, tensor);
             written.write_weight(writer)?;
             if bits_of(tensor.form).is_some() {
                 for part in [&written.scales, &written.biases] {

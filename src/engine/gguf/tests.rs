@@ -12,7 +12,7 @@ use crate::test_folder::TestFolder;
 
 fn convert(path: &Path, out: &Path, shard_bytes_max: u64) -> Result<(Vec<Entry>, Vec<TensorLoss>, String), GgufError> {
     let gguf = Gguf::open(path)?;
-    let conversion = Conversion::plan(&gguf, shard_bytes_max, &mut |_| ControlFlow::Continue(()))?;
+    let conversion = Conversion::plan(gguf, shard_bytes_max, &mut |_| ControlFlow::Continue(()))?;
     let mut sink = |_| ControlFlow::Continue(());
     let mut writer = ModelFolderWriter::create(out, conversion.bytes(), &mut sink)?;
     let losses = conversion.write(&mut writer)?;
@@ -362,9 +362,10 @@ fn a_conversion_can_be_stopped() {
     let folder = TestFolder::new();
     let path = TestFile::llama().write(folder.path(), "t.gguf");
     let gguf = Gguf::open(&path).expect("it is right");
-    let error = Conversion::plan(&gguf, 1 << 31, &mut |_| ControlFlow::Break(())).expect_err("it is stopped");
+    let error = Conversion::plan(gguf, 1 << 31, &mut |_| ControlFlow::Break(())).expect_err("it is stopped");
+    let gguf = Gguf::open(&path).expect("it is right");
     assert!(error.to_string().contains("stopped"));
-    let conversion = Conversion::plan(&gguf, 1 << 31, &mut |_| ControlFlow::Continue(())).expect("it is right");
+    let conversion = Conversion::plan(gguf, 1 << 31, &mut |_| ControlFlow::Continue(())).expect("it is right");
     let mut sink = |progress: crate::model_folder::Progress| match progress.done_bytes > 20_000 {
         true => ControlFlow::Break(()),
         false => ControlFlow::Continue(()),
