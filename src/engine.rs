@@ -1,3 +1,4 @@
+<<<<<<< HEAD
 //! The engine: messages in, text out. Template → tokens → forward → sample → text; synchronous, on one thread.
 
 use std::collections::HashSet;
@@ -428,3 +429,8 @@ fn rate(tokens: usize, start: Instant) -> f64 {
 
 #[cfg(test)]
 mod tests;
+=======
+//! Messages in, text out.
+
+pub mod gguf;
+>>>>>>> library

@@ -15,6 +15,7 @@ pub mod manifest;
 pub mod disk;
 pub mod verified;
 <<<<<<< HEAD
+<<<<<<< HEAD
 pub mod identity;
 
 // ── floor 2 · the engine: messages in, text out; synchronous
@@ -23,6 +24,15 @@ pub mod engine;
 pub mod host;
 pub mod bundle;
 >>>>>>> bundle
+=======
+pub mod model_folder;
+
+// ── floor 2 · the engine: messages in, text out; synchronous
+pub mod engine;
+pub mod library;
+//pub mod host;
+//pub mod bundle;
+>>>>>>> library
 
 #[cfg(test)]
 mod test_folder;

@@ -8,6 +8,10 @@ mod tidy;
 mod tokenizer;
 =======
 //! Integration tests.
+<<<<<<< HEAD
 
 mod launcher;
 >>>>>>> bundle
+=======
+mod gguf;
+>>>>>>> library
