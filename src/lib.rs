@@ -8,11 +8,13 @@ pub mod time;
 pub mod digest;
 pub mod message;
 pub mod sampling;
+pub mod transcript;
 pub mod manifest;
 
 // ── floor 1 · the machine
 pub mod disk;
 pub mod verified;
+pub mod store;
 
 #[cfg(test)]
 mod test_folder;
