@@ -9,11 +9,13 @@ pub mod digest;
 pub mod did;
 pub mod message;
 pub mod sampling;
+pub mod transcript;
 pub mod manifest;
 
 // ── floor 1 · the machine
 pub mod disk;
 pub mod verified;
+<<<<<<< HEAD
 <<<<<<< HEAD
 <<<<<<< HEAD
 pub mod identity;
@@ -33,6 +35,9 @@ pub mod library;
 //pub mod host;
 //pub mod bundle;
 >>>>>>> library
+=======
+pub mod store;
+>>>>>>> store
 
 #[cfg(test)]
 mod test_folder;
