@@ -482,18 +482,6 @@ pub fn remove_folder(path: &Path) -> Result<(), DiskError> {
     }
 }
 
-/// Asks the system to forget what it has cached of the synced file at `path`, so that reading asks the medium again.
-///
-/// A best effort on Linux and nothing elsewhere: where the cache is kept, a read-back checks less, and says nothing wrong.
-pub(crate) fn forget_cached(path: &Path) {
-    #[cfg(target_os = "linux")]
-    if let Ok((file, _)) = open(path) {
-        let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
-    }
-    #[cfg(not(target_os = "linux"))]
-    let _ = path;
-}
-
 /// How many bytes can still be written to the medium that holds the folder `path`.
 ///
 /// # Errors

@@ -1,4 +1,3 @@
-<<<<<<< HEAD
 //! The engine: messages in, text out. Template → tokens → forward → sample → text; synchronous, on one thread.
 
 use std::collections::HashSet;
@@ -12,6 +11,7 @@ use crate::sampling::Sampling;
 use crate::time::Clock;
 use crate::verified::VerifiedFolder;
 
+pub mod gguf;
 pub mod checkpoint;
 pub mod backend;
 pub mod models;
@@ -28,6 +28,8 @@ mod output;
 pub mod worker;
 #[cfg(test)]
 pub(crate) mod test_model;
+
+pub use crate::transcript::FinishReason;
 
 pub use self::fit::Fit;
 pub use self::reasoning::Piece;
@@ -123,28 +125,6 @@ pub struct Request {
     pub template: Option<String>,
     /// How much the model shall think; `None` leaves it to the template.
     pub think: Option<Think>,
-}
-
-/// Why an answer ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FinishReason {
-    /// The model ended its turn, or a stop string came.
-    Stop,
-    /// `num_predict` tokens were made, or the context is full.
-    Length,
-    /// The caller wanted no more.
-    Cancelled,
-}
-
-impl FinishReason {
-    /// The reason's name in JSON and in the store.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Stop => "stop",
-            Self::Length => "length",
-            Self::Cancelled => "cancelled",
-        }
-    }
 }
 
 /// How many tokens an answer took.
@@ -429,8 +409,3 @@ fn rate(tokens: usize, start: Instant) -> f64 {
 
 #[cfg(test)]
 mod tests;
-=======
-//! Messages in, text out.
-
-pub mod gguf;
->>>>>>> library

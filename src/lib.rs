@@ -15,29 +15,15 @@ pub mod manifest;
 // ── floor 1 · the machine
 pub mod disk;
 pub mod verified;
-<<<<<<< HEAD
-<<<<<<< HEAD
-<<<<<<< HEAD
-pub mod identity;
-
-// ── floor 2 · the engine: messages in, text out; synchronous
-pub mod engine;
-=======
 pub mod host;
 pub mod bundle;
->>>>>>> bundle
-=======
+pub mod identity;
+pub mod store;
 pub mod model_folder;
 
 // ── floor 2 · the engine: messages in, text out; synchronous
 pub mod engine;
 pub mod library;
-//pub mod host;
-//pub mod bundle;
->>>>>>> library
-=======
-pub mod store;
->>>>>>> store
 
 #[cfg(test)]
 mod test_folder;

@@ -175,7 +175,8 @@ impl TwoSlot {
         content: &[u8],
         check: Option<impl FnOnce(Slot, &[u8]) -> Result<(), E>>,
     ) -> Result<(), TwoSlotError<E>> {
-        super::forget_cached(self.path(slot));
+        // Where the cache is kept, the read-back checks less, and says nothing wrong.
+        let _ = super::forget_cached(self.path(slot));
         let kept = read(self.path(slot), self.slot_bytes as u64)?;
         if kept != content {
             return Err(TwoSlotError::NotKept { path: self.path(slot).into() });

