@@ -4,6 +4,7 @@
 
 // ── floor 0 · values: no I/O, clock, randomness, threads
 pub mod hint;
+mod excerpt;
 pub mod time;
 pub mod digest;
 pub mod did;
