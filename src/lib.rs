@@ -10,6 +10,7 @@ pub mod digest;
 pub mod did;
 pub mod message;
 pub mod sampling;
+pub mod modelfile;
 pub mod manifest;
 
 // ── floor 1 · the machine

@@ -41,7 +41,16 @@ pub(crate) fn write(folder: &Path, words: &[&str], endless: bool) {
     let mut next: BTreeMap<usize, usize> = [(id_of("Ċ"), first)].into();
     for idx in 0..words.len() {
         let last = idx + 1 == words.len();
-        next.insert(first + idx, if !last { first + idx + 1 } else if endless { first } else { end });
+        next.insert(
+            first + idx,
+            if !last {
+                first + idx + 1
+            } else if endless {
+                first
+            } else {
+                end
+            },
+        );
     }
     let text = |name: &str, value: &serde_json::Value| {
         fs::write(folder.join(name), value.to_string()).expect("target can be written");
@@ -55,7 +64,8 @@ pub(crate) fn write(folder: &Path, words: &[&str], endless: bool) {
             "tie_word_embeddings": false, "bos_token_id": 1, "eos_token_id": 2
         }),
     );
-    let vocab: serde_json::Map<_, _> = tokens.iter().enumerate().map(|(id, token)| (token.clone(), json!(id))).collect();
+    let vocab: serde_json::Map<_, _> =
+        tokens.iter().enumerate().map(|(id, token)| (token.clone(), json!(id))).collect();
     let control: Vec<_> = (0..3)
         .map(|id| {
             json!({"id": id, "content": tokens[id], "single_word": false, "lstrip": false, "rstrip": false,
