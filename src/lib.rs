@@ -4,11 +4,13 @@
 
 // ── floor 0 · values: no I/O, clock, randomness, threads
 pub mod hint;
+mod excerpt;
 pub mod time;
 pub mod digest;
 pub mod did;
 pub mod message;
 pub mod sampling;
+pub mod modelfile;
 pub mod transcript;
 pub mod manifest;
 
@@ -24,6 +26,9 @@ pub mod model_folder;
 // ── floor 2 · the engine: messages in, text out; synchronous
 pub mod engine;
 pub mod library;
+
+// ── floor 3 · services
+pub mod chat;
 
 #[cfg(test)]
 mod test_folder;

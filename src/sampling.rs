@@ -1,5 +1,12 @@
 //! How the next token is chosen: the sampling parameters as checked values.
 
+mod parameters;
+
+pub(crate) use parameters::nearest;
+pub use parameters::{
+    Effect, Kind, NUM_CTX_MAX, PARAMETERS, Parameter, ParameterError, Parameters, STOP_BYTES_MAX, STOP_TEXTS_MAX,
+};
+
 /// The parameters of one generation, with Ollama's names and defaults.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sampling {

@@ -1,0 +1,68 @@
+//! From instructions to text: the canonical form, and a new `SYSTEM` in a text that otherwise stays as it was.
+
+use super::parser::read_value;
+use super::{Instruction, Keyword, Modelfile};
+use crate::hint::Hint;
+
+/// A text can't be written as a value: the grammar has no escapes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a line within the text ends with `\"\"\"`, which would end the value there")]
+pub struct UnprintableError;
+
+impl Hint for UnprintableError {
+    fn hint(&self) -> Option<String> {
+        Some("take the `\"\"\"` from the end of that line".into())
+    }
+}
+
+/// Writes a value so that it is read back unchanged: bare, else between `"`, else between `"""`.
+pub(super) fn quote(value: &str) -> Result<String, UnprintableError> {
+    ["", "\"", "\"\"\""]
+        .into_iter()
+        // Quotes within quotes are legal, but three of them are easier to read.
+        .filter(|quote| quote.len() != 1 || !value.contains('"'))
+        .map(|quote| format!("{quote}{value}{quote}"))
+        .find(|written| {
+            read_value(written)
+                .is_ok_and(|(rest, read)| rest.is_empty() && read.text == value && read.source == *written)
+        })
+        .ok_or(UnprintableError)
+}
+
+impl Instruction {
+    fn to_canonical(&self) -> String {
+        let value = quote(&self.value).expect("a value that was read can be written");
+        match self.argument.as_str() {
+            "" => format!("{} {value}\n", self.keyword.as_str()),
+            argument => format!("{} {argument} {value}\n", self.keyword.as_str()),
+        }
+    }
+}
+
+impl Modelfile {
+    /// Prints the instructions in their order, one a line, without comments; parsing the result gives an equal Modelfile.
+    pub fn to_canonical(&self) -> String {
+        self.instructions.iter().map(Instruction::to_canonical).collect()
+    }
+
+    /// The text with `system` as the value of the last `SYSTEM`, or with a `SYSTEM` at the end if there was none. Every
+    /// other byte stays as it was.
+    ///
+    /// # Errors
+    /// [`UnprintableError`] where the grammar can't express `system`.
+    pub fn with_system(&self, system: &str) -> Result<String, UnprintableError> {
+        let value = quote(system)?;
+        let text = &self.text;
+        Ok(match self.last(Keyword::System) {
+            Some(instruction) => {
+                let span = &instruction.value_span;
+                [&text[..span.start], &value, &text[span.end..]].concat()
+            }
+            None => {
+                let line_end = if text.contains("\r\n") { "\r\n" } else { "\n" };
+                let before = if text.ends_with(['\n', '\r']) { "" } else { line_end };
+                [text, before, "SYSTEM ", &value, line_end].concat()
+            }
+        })
+    }
+}
