@@ -162,6 +162,13 @@ pub enum StoreError {
     },
 }
 
+/// Whether SQLite can't make sense of the tables in which the text index is kept. It has no code of its own for that;
+/// a query that isn't one has the same, but would be a defect of ours.
+fn is_index_damage(error: &rusqlite::Error) -> bool {
+    let rusqlite::Error::SqliteFailure(_, Some(message)) = error else { return false };
+    (message.contains("fts5") || message.contains("message_text")) && !message.contains("syntax error")
+}
+
 /// Names at the end of a sentence, after `lead`; nothing where there are none.
 fn list(sessions: &[NamedSession], lead: &str) -> String {
     match sessions {
@@ -199,6 +206,11 @@ impl StoreError {
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
                 Self::Damaged { path, what: "a page isn't what was written there".into() }
             }
+            // What the statements of the store can't bring about in tables that are sound.
+            Some(ErrorCode::ConstraintViolation) => {
+                Self::Damaged { path, what: "its tables contradict each other".into() }
+            }
+            _ if is_index_damage(&error) => Self::Damaged { path, what: "the index of its text isn't one".into() },
             _ => Self::Refused { path, source: error },
         }
     }

@@ -53,8 +53,11 @@ pub(super) fn open(
     let unfinished = disk::size_unopened(&wal_path(path))?.is_some_and(|bytes| bytes > 0);
     let created = disk::size_unopened(path)?.is_none_or(|bytes| bytes == 0) && !unfinished;
     let connection = connect(path, access)?;
-    configure(&connection, key, access).map_err(|trouble| trouble.at(path))?;
-    if let Err(error) = connection.query_row("SELECT count(*) FROM sqlite_schema", (), |_| Ok(())) {
+    set_key(&connection, key).map_err(|trouble| trouble.at(path))?;
+    // Some settings read the file already, so a wrong key can come up in either.
+    let first_read = configure(&connection, access)
+        .and_then(|()| connection.query_row("SELECT count(*) FROM sqlite_schema", (), |_| Ok(())));
+    if let Err(error) = first_read {
         return Err(explain_unreadable(connection, path, error));
     }
     let mut opening = Opening { created, ..Opening::default() };
@@ -88,7 +91,7 @@ pub(super) fn open(
 }
 
 /// Makes the connection, without touching the file's content.
-fn connect(path: &Path, access: Access) -> Result<Connection, StoreError> {
+pub(super) fn connect(path: &Path, access: Access) -> Result<Connection, StoreError> {
     let sqlite = |error| StoreError::from_sqlite(path, error);
     let (mode, query) = match access {
         Access::ReadWrite => (OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE, ""),
@@ -118,8 +121,8 @@ pub(super) fn file_uri(path: &Path) -> String {
     uri
 }
 
-/// Gives the connection its key and its settings, all before the first access to the file.
-fn configure(connection: &Connection, key: &SecretBox<[u8; 32]>, access: Access) -> Result<(), Trouble> {
+/// Gives the connection its key, before anything else is asked of it.
+fn set_key(connection: &Connection, key: &SecretBox<[u8; 32]>) -> Result<(), Trouble> {
     let cipher: Option<String> = connection.query_row("PRAGMA cipher_version", (), |row| row.get(0)).ok();
     if cipher.is_none_or(|version| version.is_empty()) {
         return Err(StoreError::NoCipher.into());
@@ -127,6 +130,11 @@ fn configure(connection: &Connection, key: &SecretBox<[u8; 32]>, access: Access)
     // SQLCipher would tell its errors on stderr; locking and wiping every page made it 2 to 13 times slower.
     connection.execute_batch("PRAGMA cipher_log_level = NONE; PRAGMA cipher_memory_security = OFF;")?;
     connection.key(None::<&str>, raw_key(key).as_slice(), false)?;
+    Ok(())
+}
+
+/// Gives the connection its settings; that the file belongs to it alone comes first, before any access to the file.
+pub(super) fn configure(connection: &Connection, access: Access) -> rusqlite::Result<()> {
     for (config, on) in [
         (DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true),
         (DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false),
@@ -166,7 +174,7 @@ fn raw_key(key: &SecretBox<[u8; 32]>) -> Zeroizing<Vec<u8>> {
 }
 
 /// Turns the write-ahead log on.
-fn start_journal(connection: &Connection, path: &Path) -> Result<(), StoreError> {
+pub(super) fn start_journal(connection: &Connection, path: &Path) -> Result<(), StoreError> {
     let mode: String = connection
         .query_row("PRAGMA journal_mode = WAL", (), |row| row.get(0))
         .map_err(|error| StoreError::from_sqlite(path, error))?;
