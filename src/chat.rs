@@ -6,7 +6,7 @@ use crate::engine::worker::{Event, Next, Worker};
 use crate::engine::{Completion, EngineError, FinishReason, Fit, Piece, Request, Think};
 use crate::hint::Hint;
 use crate::message::{Message, Role, SessionId};
-use crate::sampling::parameters::Parameters;
+use crate::sampling::Parameters;
 use crate::store::{NewMessage, Store, StoreError};
 use crate::time::Clock;
 use crate::transcript::TokenCount;
