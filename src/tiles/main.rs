@@ -1,7 +1,17 @@
-//! The program `tiles`.
-#![allow(dead_code)]
+//! The program `tiles`: parses what was typed, runs it, reports how it ended.
 
-mod terminal;
+use std::process::ExitCode;
+
+mod app;
+mod args;
+mod commands;
+mod conversation;
+mod failure;
 mod repl;
+mod terminal;
+mod unlock;
 
-fn main() {}
+fn main() -> ExitCode {
+    // A defect of ours ends in an exit code of its own and a sentence, not in a backtrace over somebody's terminal.
+    std::panic::catch_unwind(app::run).unwrap_or_else(|_| ExitCode::from(failure::Code::Defect as u8))
+}

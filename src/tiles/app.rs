@@ -1,0 +1,167 @@
+//! Builds each thing once, top to bottom, and hands it down. Only this file reads the environment.
+
+use std::io::IsTerminal as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use clap::Parser as _;
+use clap::error::ErrorKind;
+use tilekit::bundle::{Bundle, BundleLock, Found, Holder, Trust, Verified};
+use tilekit::host::{Host, SystemClock};
+use tilekit::manifest::SealPublicKey;
+use tilekit::time::Clock;
+
+use crate::args::{Arguments, ColorChoice, Global};
+use crate::commands;
+use crate::failure::{Code, Failure};
+use crate::terminal::style::{ColorChoice as Color, TerminalEnv};
+use crate::terminal::{Terminal, TerminalError, TerminalSettings};
+
+/// What the environment says, read once.
+pub(crate) struct Environment {
+    /// The running program.
+    pub(crate) executable: PathBuf,
+    /// The person's editor: `VISUAL`, then `EDITOR`.
+    pub(crate) editor: Option<String>,
+    /// Whether standard input is a terminal.
+    pub(crate) stdin_is_terminal: bool,
+}
+
+/// What every command gets.
+pub(crate) struct App {
+    pub(crate) global: Global,
+    pub(crate) environment: Environment,
+    pub(crate) terminal: Arc<Terminal>,
+    pub(crate) clock: Arc<dyn Clock>,
+    interrupted: Arc<AtomicBool>,
+}
+
+/// Runs the program.
+pub(crate) fn run() -> ExitCode {
+    harden();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let _ = error.print();
+            let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            return ExitCode::from(if asked { 0 } else { Code::Usage as u8 });
+        }
+    };
+    let (app, command, run) = match App::new(arguments) {
+        Ok(parts) => parts,
+        Err(code) => return code,
+    };
+    app.report(commands::dispatch(&app, command, run))
+}
+
+/// Keeps secrets out of core dumps and away from other processes of the same user. Best effort: it is a second wall.
+fn harden() {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
+    #[cfg(target_os = "linux")]
+    let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
+}
+
+impl App {
+    fn new(arguments: Arguments) -> Result<(Self, Option<crate::args::Command>, crate::args::RunArguments), ExitCode> {
+        let variable = |name: &str| std::env::var(name).ok();
+        let Arguments { global, run, command } = arguments;
+        let settings = TerminalSettings {
+            color: match global.color {
+                ColorChoice::Auto => Color::Auto,
+                ColorChoice::Always => Color::Always,
+                ColorChoice::Never => Color::Never,
+            },
+            env: TerminalEnv {
+                no_color: variable("NO_COLOR"),
+                term: variable("TERM"),
+                clicolor: variable("CLICOLOR"),
+                clicolor_force: variable("CLICOLOR_FORCE"),
+                columns: variable("COLUMNS"),
+            },
+            quiet: global.quiet,
+            no_input: global.no_input,
+        };
+        let terminal = Arc::new(Terminal::new(settings));
+        let executable = std::env::current_exe().map_err(|error| {
+            terminal.error(&error, None);
+            ExitCode::from(Code::Failure as u8)
+        })?;
+        let environment = Environment {
+            executable,
+            editor: variable("VISUAL").or_else(|| variable("EDITOR")).filter(|editor| !editor.trim().is_empty()),
+            stdin_is_terminal: std::io::stdin().is_terminal(),
+        };
+        let interrupted = Arc::new(AtomicBool::new(false));
+        // Where no handler can be set, Ctrl-C ends the program, and the store survives that too.
+        let _ = signal_hook::flag::register(signal_hook::consts::SIGINT, Arc::clone(&interrupted));
+        Ok((Self { global, environment, terminal, clock: Arc::new(SystemClock), interrupted }, command, run))
+    }
+
+    /// Says how a command ended: its error on stderr, its code to the shell.
+    fn report(&self, result: Result<(), Failure>) -> ExitCode {
+        self.terminal.restore();
+        let Err(failure) = result else { return ExitCode::SUCCESS };
+        match failure.error.downcast_ref::<TerminalError>() {
+            // `| head -1` has what it wanted.
+            Some(TerminalError::Closed) => return ExitCode::SUCCESS,
+            Some(TerminalError::Interrupted) => return ExitCode::from(Code::Interrupted as u8),
+            _ => {}
+        }
+        if failure.code != Code::Interrupted {
+            self.terminal.error(&*failure.error, failure.hint.as_deref());
+        }
+        ExitCode::from(failure.code as u8)
+    }
+
+    /// Whether Ctrl-C was pressed since this was last asked.
+    pub(crate) fn take_interrupt(&self) -> bool {
+        self.interrupted.swap(false, Ordering::Relaxed)
+    }
+
+    /// Whether Ctrl-C was pressed.
+    pub(crate) fn is_interrupted(&self) -> bool {
+        self.interrupted.load(Ordering::Relaxed)
+    }
+
+    /// Whose seal this program accepts: its makers' where their key was compiled in, else anybody's, who is then named.
+    pub(crate) fn trust() -> Trust {
+        option_env!("TILES_RELEASE_KEY").and_then(SealPublicKey::from_hex).map_or(Trust::Any, Trust::Release)
+    }
+
+    /// Finds and verifies the bundle.
+    pub(crate) fn bundle(&self) -> Result<Bundle<Verified>, Failure> {
+        let found = Bundle::<Found>::find(self.global.bundle.as_deref(), &self.environment.executable)?;
+        let bundle = found.verify(Self::trust())?;
+        if self.global.verbose {
+            self.terminal.say(&format!("bundle {}", bundle.root().display()));
+            bundle.strangers().iter().for_each(|name| self.terminal.warn(&format!("`{name}` isn't part of the bundle")));
+        }
+        Ok(bundle)
+    }
+
+    /// Takes the bundle for this process; another that has it is named at once.
+    pub(crate) fn lock(&self, bundle: &Bundle<Verified>) -> Result<BundleLock, Failure> {
+        let host = Host::probe()?;
+        Ok(bundle.lock(Holder::new(self.clock.now(), &host, std::process::id()))?)
+    }
+
+    /// Prints data: JSON with `--json`, else the text that `text` makes.
+    pub(crate) fn print(&self, json: &serde_json::Value, text: impl FnOnce() -> String) -> Result<(), Failure> {
+        let mut printed = if self.global.json { format!("{json:#}") } else { text() };
+        if !printed.is_empty() && !printed.ends_with('\n') {
+            printed.push('\n');
+        }
+        Ok(self.terminal.out(&printed)?)
+    }
+
+    /// Asks before something that can't be taken back; `--yes` answers it.
+    pub(crate) fn confirm(&self, question: &str, yes: bool) -> Result<(), Failure> {
+        if yes || self.terminal.confirm(question, "--yes")? {
+            return Ok(());
+        }
+        Err(Failure::new(Code::Failure, "nothing was changed", ""))
+    }
+}
