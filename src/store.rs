@@ -73,7 +73,7 @@ impl Store {
         &self.path
     }
 
-    /// Takes everything into the one file and lets go of it. Dropping a store is safe too, but leaves that for next time.
+    /// Takes everything into the one file and lets go of it. Dropping a store does so too, but can't tell what went wrong.
     ///
     /// # Errors
     /// What writing can meet; nothing acknowledged is lost by it.

@@ -93,7 +93,7 @@ fn what_was_said_is_there_after_reopening() {
         }
     );
     let summary = store.summary(id).expect("it is there");
-    assert_eq!(store.list().expect("it can be read"), [summary.clone()]);
+    assert_eq!(store.list().expect("it can be read"), std::slice::from_ref(&summary));
     let expected = SessionSummary {
         id,
         title: Some("First".into()),
@@ -300,6 +300,9 @@ fn holds(store: &Store, text: &str) -> bool {
     })
 }
 
+/// A way to remove what a session holds.
+type Removal = fn(&Store, SessionId);
+
 #[test]
 fn deleted_text_leaves_the_file_and_the_index() {
     let folder = TestFolder::new();
@@ -307,16 +310,17 @@ fn deleted_text_leaves_the_file_and_the_index() {
     let kept = talk(&store, "Kept", "ordinary words remain");
     // Words the index keeps whole, and one long enough for pages of its own.
     let long = "xylophonequartz ".repeat(3000);
-    let actions: [(&str, fn(&Store, SessionId)); 4] = [
+    let actions: [(&str, Removal); 4] = [
         ("delete", |store, id| store.delete(id).expect("it is there")),
         ("undo", |store, id| drop(store.undo_last_turn(id).expect("there is a turn"))),
         ("replace", |store, id| {
+            store.truncate_after(id, MessageId([0; 16])).expect_err("there is no such message");
             store.replace_last_answer(id, &answer("better"), NOW).expect("there is an answer");
             store.undo_last_turn(id).expect("there is a turn");
         }),
         ("truncate", |store, id| {
-            store.append_turn(id, &[user(&"xylophonequartz")], NOW).expect("stored");
-            store.undo_last_turn(id).expect("there is a turn");
+            let place = store.append_turn(id, &[user("harmless"), answer("xylophonequartz")], NOW).expect("stored");
+            store.truncate_after(id, place[0]).expect("it is there");
             store.delete(id).expect("it is there");
         }),
     ];

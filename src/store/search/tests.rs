@@ -166,9 +166,10 @@ fn ranges_and_snippets_are_whole_characters() {
         (vec![], vec![]),
         (vec![3..4, 0..2], vec![0..2, 3..4]),
         (vec![0..2, 1..5, 5..6, 8..9], vec![0..6, 8..9]),
-        (vec![2..2], vec![]),
+        (vec![2..2, 7..7], vec![]),
     ] {
         assert_eq!(merged(ranges), expected);
     }
-    assert_eq!(without_marks("a\u{1}b\u{2}c\u{2}\u{1}d"), ("abcd".to_owned(), vec![1..2]));
+    let (snippet, matches) = without_marks("a\u{1}b\u{2}c\u{2}\u{1}de\u{2}");
+    assert_eq!((snippet.as_str(), matches), ("abcde", vec![1..2, 3..5]));
 }
