@@ -4,6 +4,7 @@ mod gguf;
 mod goldens;
 mod launcher;
 mod model;
+mod modelfile;
 mod scripted;
 mod tidy;
 mod tokenizer;
