@@ -16,7 +16,7 @@ pub mod lock;
 pub mod seal_key;
 mod verify;
 
-pub use lock::{BundleLock, Holder};
+pub use lock::{BundleLock, Holder, LastExit};
 
 /// The file that makes a folder a bundle.
 pub const MANIFEST_NAME: &str = "MANIFEST.toml";

@@ -132,6 +132,20 @@ pub fn read(path: &Path, bytes_max: u64) -> Result<Vec<u8>, DiskError> {
     Ok(content)
 }
 
+/// Reads a file, pipe or descriptor that the person named to its end: a passphrase, a Modelfile on standard input.
+///
+/// # Errors
+/// [`DiskError::TooLarge`] past `bytes_max`, and what reading can meet.
+pub fn read_stream(path: &Path, bytes_max: u64) -> Result<Vec<u8>, DiskError> {
+    let file = File::open(path).map_err(|e| DiskError::new("open", path, e))?;
+    let mut content = Vec::new();
+    file.take(bytes_max + 1).read_to_end(&mut content).map_err(|e| DiskError::new("read", path, e))?;
+    if content.len() as u64 > bytes_max {
+        return Err(DiskError::TooLarge { path: path.into(), bytes: content.len() as u64, bytes_max });
+    }
+    Ok(content)
+}
+
 /// Reads the whole text file at `path`; see [`read`].
 ///
 /// # Errors

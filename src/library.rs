@@ -228,6 +228,16 @@ impl ModelEntry {
     }
 }
 
+/// Imports `source` into the new folder `folder`, outside any library: a model for a bundle that is being built.
+///
+/// # Errors
+/// As [`Library::plan_import`] and [`Library::import`].
+pub fn convert(source: &Path, name: &str, folder: &Path, sink: ProgressSink) -> Result<ImportReport, LibraryError> {
+    let plan = import::plan(source, Some(name), SHARD_BYTES_MAX, sink)?;
+    folder.parent().map_or(Ok(()), disk::create_folder)?;
+    import::write(&plan, folder, sink)
+}
+
 /// The models of one bundle.
 pub struct Library {
     models_folder: PathBuf,

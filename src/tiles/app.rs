@@ -10,7 +10,7 @@ use clap::Parser as _;
 use clap::error::ErrorKind;
 use tilekit::bundle::{Bundle, BundleLock, Found, Holder, Trust, Verified};
 use tilekit::host::{Host, SystemClock};
-use tilekit::manifest::SealPublicKey;
+use tilekit::manifest::signature::SealPublicKey;
 use tilekit::time::Clock;
 
 use crate::args::{Arguments, ColorChoice, Global};
@@ -137,7 +137,10 @@ impl App {
         let bundle = found.verify(Self::trust())?;
         if self.global.verbose {
             self.terminal.say(&format!("bundle {}", bundle.root().display()));
-            bundle.strangers().iter().for_each(|name| self.terminal.warn(&format!("`{name}` isn't part of the bundle")));
+            bundle
+                .strangers()
+                .iter()
+                .for_each(|name| self.terminal.warn(&format!("`{name}` isn't part of the bundle")));
         }
         Ok(bundle)
     }

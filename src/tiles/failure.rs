@@ -59,3 +59,103 @@ impl<E: Hint + Send + Sync + 'static> From<E> for Failure {
         Self { code: code_of(&error), hint: error.hint(), error: Box::new(error) }
     }
 }
+
+/// The exit code of an error, by its kind; wrappers are looked through.
+fn code_of(error: &(dyn Error + 'static)) -> Code {
+    use tilekit::bundle::BundleError;
+    use tilekit::chat::ChatError;
+    use tilekit::engine::EngineError;
+    use tilekit::engine::checkpoint::CheckpointError;
+    use tilekit::identity::KeyError;
+    use tilekit::library::LibraryError;
+    use tilekit::store::StoreError;
+    use tilekit::verified::IntegrityError;
+
+    if let Some(error) = error.downcast_ref::<ChatError>() {
+        return match error {
+            ChatError::Engine(error) => code_of(error),
+            ChatError::Store(error) => code_of(error),
+            ChatError::Nothing => Code::Failure,
+        };
+    }
+    if let Some(error) = error.downcast_ref::<EngineError>() {
+        return match error {
+            EngineError::Load(error) => code_of(&**error),
+            EngineError::Checkpoint(error) => code_of(error),
+            EngineError::TooLong { .. } => Code::Usage,
+            EngineError::Tokenizer(_) | EngineError::Template(_) | EngineError::EmptyPrompt => {
+                integrity_or_model(error)
+            }
+            _ => Code::Failure,
+        };
+    }
+    if let Some(error) = error.downcast_ref::<CheckpointError>() {
+        return match error {
+            CheckpointError::Integrity(error) => code_of(error),
+            CheckpointError::Cancelled => Code::Interrupted,
+            _ => Code::Model,
+        };
+    }
+    if let Some(error) = error.downcast_ref::<KeyError>() {
+        return match error {
+            KeyError::WrongPassphrase
+            | KeyError::WrongWords
+            | KeyError::NoRecovery
+            | KeyError::Missing { .. }
+            | KeyError::EmptyPassphrase
+            | KeyError::PassphraseNotText => Code::Locked,
+            KeyError::Damaged { .. } | KeyError::RefusedWork { .. } => Code::Integrity,
+            _ => Code::Failure,
+        };
+    }
+    if let Some(error) = error.downcast_ref::<BundleError>() {
+        return match error {
+            BundleError::Manifest { .. }
+            | BundleError::ForeignSeal { .. }
+            | BundleError::Missing { .. }
+            | BundleError::Unlisted { .. }
+            | BundleError::WrongKind { .. } => Code::Integrity,
+            BundleError::Integrity(error) => code_of(error),
+            _ => Code::Failure,
+        };
+    }
+    if let Some(error) = error.downcast_ref::<LibraryError>() {
+        return match error {
+            LibraryError::NotFound { .. } | LibraryError::Unlisted { .. } => Code::Model,
+            LibraryError::Locked => Code::Locked,
+            _ => integrity_or(error, Code::Failure),
+        };
+    }
+    if let Some(error) = error.downcast_ref::<StoreError>() {
+        return if error.is_integrity() { Code::Integrity } else { Code::Failure };
+    }
+    if let Some(error) = error.downcast_ref::<IntegrityError>() {
+        return if matches!(error, IntegrityError::Disk(_)) { Code::Failure } else { Code::Integrity };
+    }
+    if error.is::<tilekit::host::HostError>() {
+        return Code::Host;
+    }
+    if error.is::<tilekit::modelfile::Diagnostics>() || error.is::<tilekit::sampling::ParameterError>() {
+        return Code::Usage;
+    }
+    if error.is::<crate::terminal::TerminalError>() {
+        return Code::Usage;
+    }
+    Code::Failure
+}
+
+/// Damage below an error of a model's text files is damage; anything else makes the model unusable.
+fn integrity_or_model(error: &(dyn Error + 'static)) -> Code {
+    integrity_or(error, Code::Model)
+}
+
+fn integrity_or(error: &(dyn Error + 'static), otherwise: Code) -> Code {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<tilekit::verified::IntegrityError>() {
+            return code_of(error);
+        }
+        cause = error.source();
+    }
+    otherwise
+}

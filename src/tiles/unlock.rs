@@ -69,7 +69,8 @@ impl App {
             self.terminal.warn("the last messages may be missing until the drive is opened where it can be written");
         }
         if store.opening().recovered || matches!(lock.last_exit(), LastExit::Unclean(_)) && !store.opening().created {
-            self.terminal.say("The drive was not closed properly last time; everything stored was checked and is there.");
+            self.terminal
+                .say("The drive was not closed properly last time; everything stored was checked and is there.");
         }
         if let (Some(nickname), Access::ReadWrite) = (&first.nickname, access)
             && store.setting(NICKNAME)?.is_none()
@@ -86,10 +87,14 @@ impl App {
                 Some(passphrase) => passphrase,
                 None => &Passphrase::new(self.terminal.ask_hidden("Passphrase: ", "--passphrase-file")?.to_string())?,
             };
-            match key_file.open(passphrase) {
+            let spinner = self.terminal.spinner("Unlocking");
+            let opened = key_file.open(passphrase);
+            drop(spinner);
+            match opened {
                 Ok(unlocked) => {
                     if let Some(flaw) = unlocked.flaw {
-                        self.terminal.warn(&format!("one of the two copies of the key file is no longer good ({flaw:?})"));
+                        self.terminal
+                            .warn(&format!("one of the two copies of the key file is no longer good ({flaw:?})"));
                         if key_file.mend(passphrase)? {
                             self.terminal.say("It was written anew from the good copy.");
                         }
@@ -156,7 +161,9 @@ impl App {
         }
         let identity = Identity::generate(self.clock.now())?;
         disk::create_folder(&bundle.data())?;
+        let spinner = self.terminal.spinner("Sealing the keys");
         key_file.create(&identity, &passphrase, words.as_ref())?;
+        drop(spinner);
         terminal.say(&format!("This drive is now {}.", identity.did()));
         Ok(identity)
     }
@@ -175,10 +182,14 @@ impl App {
                 }
             };
             let strength = strength(&passphrase);
-            terminal.say(&format!("  strength {} of 4{}", strength.score, match &strength.advice {
-                Some(advice) if strength.score < 3 => format!(": {advice}"),
-                _ => String::new(),
-            }));
+            terminal.say(&format!(
+                "  strength {} of 4{}",
+                strength.score,
+                match &strength.advice {
+                    Some(advice) if strength.score < 3 => format!(": {advice}"),
+                    _ => String::new(),
+                }
+            ));
             let again = terminal.ask_hidden("The same again: ", "--passphrase-file")?;
             match Passphrase::new(again.to_string()) {
                 Ok(again) if again.matches(&passphrase) => return Ok(passphrase),
@@ -211,7 +222,10 @@ impl App {
                 if listed.get(position - 1).is_some_and(|word| *word == typed.trim().to_lowercase()) {
                     break;
                 }
-                terminal.say(&format!("`{}` isn't word {position}. Look at the list above.", neutralise_line(typed.trim())));
+                terminal.say(&format!(
+                    "`{}` isn't word {position}. Look at the list above.",
+                    neutralise_line(typed.trim())
+                ));
             }
         }
         Ok(())

@@ -4,20 +4,7 @@ use tilekit::hint::Hint;
 
 use crate::terminal::style::{Styles, paint};
 
-/// How hard the model thinks before it answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Think {
-    /// As the model does by itself.
-    On,
-    /// Not at all, where the model allows it.
-    Off,
-    /// Little.
-    Low,
-    /// Some.
-    Medium,
-    /// A lot.
-    High,
-}
+pub(crate) use tilekit::engine::Think;
 
 /// What `/show` shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

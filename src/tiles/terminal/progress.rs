@@ -42,16 +42,6 @@ impl Progress {
     pub(crate) fn add(&self, bytes: u64) {
         self.bar.inc(bytes);
     }
-
-    /// Changes the label.
-    pub(crate) fn label(&self, label: &str) {
-        self.bar.set_message(super::escape::neutralise_line(label).into_owned());
-    }
-
-    /// Takes the bar off the screen while something else is printed.
-    pub(crate) fn suspend<R>(&self, print: impl FnOnce() -> R) -> R {
-        self.bar.suspend(print)
-    }
 }
 
 impl Drop for Progress {

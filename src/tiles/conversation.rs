@@ -1,0 +1,249 @@
+//! What a conversation is made of: model, Modelfile, flags, engine; and how a reply reaches the screen.
+
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tilekit::bundle::{Bundle, Verified};
+use tilekit::chat::Setup;
+use tilekit::disk;
+use tilekit::engine::models::{LoadOptions, Model};
+use tilekit::engine::worker::{LoadState, Worker};
+use tilekit::engine::{Completion, Engine, EngineOptions, Piece};
+use tilekit::host::Host;
+use tilekit::library::Library;
+use tilekit::modelfile::{MODELFILE_BYTES_MAX, Modelfile, Parsed, Source};
+use tilekit::sampling::{Effect, Parameters};
+use tilekit::verified::VerifiedFolder;
+
+use crate::app::App;
+use crate::args::{EngineChoice, RunArguments};
+use crate::failure::{Code, Failure};
+use crate::repl::markdown::code::Syntaxes;
+use crate::repl::markdown::{Markdown, Mode};
+use crate::terminal::Stream;
+use crate::terminal::escape::Neutraliser;
+use crate::terminal::style::paint;
+
+/// What `tiles run` resolved: where the weights are and how the model is asked.
+pub(crate) struct Resolved {
+    pub(crate) folder: VerifiedFolder,
+    pub(crate) setup: Setup,
+    /// The Modelfile in force.
+    pub(crate) modelfile: Modelfile,
+}
+
+impl App {
+    /// Resolves MODEL and the flags; `Ok(None)` where the model may be one that only an unlocked bundle knows.
+    pub(crate) fn resolve(&self, library: &Library, run: &RunArguments) -> Result<Resolved, Failure> {
+        if run.engine == EngineChoice::Mlx {
+            let hint = "leave `--engine` out: it then takes the fastest one here";
+            return Err(Failure::new(Code::Host, "the engine `mlx` isn't in this program", hint));
+        }
+        let (name, folder, modelfile) = match run.model.as_deref() {
+            None => self.resolve_default(library)?,
+            Some(path) if is_path(path) => self.resolve_modelfile(library, Path::new(path))?,
+            Some(name) => resolve_name(library, name)?,
+        };
+        let mut parameters = modelfile.parameters().clone();
+        for assignment in &run.set {
+            self.set(&mut parameters, assignment)?;
+        }
+        if run.seed.is_some() {
+            parameters.sampling.seed = run.seed;
+        }
+        let setup = Setup {
+            model: name,
+            system: run.system.clone().or_else(|| modelfile.system().map(Into::into)),
+            examples: modelfile.messages(),
+            parameters,
+            template: modelfile.template(),
+            think: None,
+        };
+        Ok(Resolved { folder, setup, modelfile })
+    }
+
+    /// The model that came with the bundle, or the only one there is.
+    fn resolve_default(&self, library: &Library) -> Result<(String, VerifiedFolder, Modelfile), Failure> {
+        let models = library.list();
+        let first = models.iter().find(|model| model.is_shipped).or(models.first());
+        match first {
+            Some(model) => resolve_name(library, &model.name),
+            None => {
+                Err(Failure::new(Code::Model, "this bundle has no model", "add one with `tiles model import PATH`"))
+            }
+        }
+    }
+
+    fn resolve_modelfile(
+        &self,
+        library: &Library,
+        path: &Path,
+    ) -> Result<(String, VerifiedFolder, Modelfile), Failure> {
+        let parsed = Modelfile::from_bytes(&disk::read(path, MODELFILE_BYTES_MAX as u64)?)?;
+        let modelfile = self.warned(parsed);
+        modelfile.check_requires(env!("CARGO_PKG_VERSION"))?;
+        let (name, folder) = match modelfile.from() {
+            Source::Name(name) => (name.clone(), library.find(name)?.folder()),
+            Source::Hub { org, name } => {
+                let source = format!("{org}/{name}");
+                let models = library.list();
+                let found = models.iter().find(|m| m.description.as_ref().is_some_and(|d| d.source == source));
+                let Some(found) = found else { return Err(absent(&source)) };
+                (found.name.clone(), library.find(&found.name)?.folder())
+            }
+            Source::Path(from) => {
+                let folder = path.parent().unwrap_or(Path::new(".")).join(from);
+                if !disk::is_folder(&folder) {
+                    return Err(absent(from));
+                }
+                self.terminal.warn("this model is used where it lies, and nothing vouches for its files");
+                (from.clone(), VerifiedFolder::unlisted(&folder))
+            }
+        };
+        Ok((name, folder, modelfile))
+    }
+
+    /// Prints a Modelfile's warnings.
+    pub(crate) fn warned(&self, parsed: Parsed) -> Modelfile {
+        parsed.warnings.iter().for_each(|warning| self.terminal.warn(&warning.to_string()));
+        parsed.modelfile
+    }
+
+    /// Sets a parameter from `NAME=VALUE`.
+    pub(crate) fn set(&self, parameters: &mut Parameters, assignment: &str) -> Result<(), Failure> {
+        match parameters.set_assignment(assignment) {
+            Ok(Effect::Acts) => Ok(()),
+            Ok(Effect::NoEffectHere { warning, .. }) => {
+                self.terminal.warn(&warning.to_string());
+                Ok(())
+            }
+            Err(error) => Err(Failure::from(error).with_code(Code::Usage)),
+        }
+    }
+
+    /// Starts loading the model in a thread of its own, once it is known to fit into this machine.
+    pub(crate) fn start_engine(&self, resolved: &Resolved) -> Result<Worker, Failure> {
+        let host = Host::probe()?;
+        let load = LoadOptions {
+            num_ctx: resolved.setup.parameters.num_ctx.unwrap_or(0),
+            threads: Some(resolved.setup.parameters.num_thread.unwrap_or(host.physical_cores)),
+            ..LoadOptions::default()
+        };
+        host.fits(Model::memory_bytes(&resolved.folder, &load)?)?;
+        let options = EngineOptions { load, clock: Arc::clone(&self.clock) };
+        let folder = resolved.folder.clone();
+        Ok(Worker::spawn(move |progress| Engine::load(&folder, &options, progress)))
+    }
+
+    /// Shows how far loading is, until it ends or Ctrl-C is pressed.
+    pub(crate) fn wait_for_engine(&self, worker: &Worker) {
+        let mut bar = None;
+        loop {
+            let status = worker.load_progress();
+            if status.state != LoadState::Loading || self.is_interrupted() {
+                return;
+            }
+            if status.bytes_total > 0 {
+                let bar =
+                    bar.get_or_insert_with(|| self.terminal.progress("Loading and verifying", status.bytes_total));
+                bar.set(status.bytes_read);
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    }
+}
+
+/// Whether MODEL is the path of a Modelfile rather than a model's name.
+fn is_path(model: &str) -> bool {
+    model.contains(['/', '\\'])
+        || model == "Modelfile"
+        || model.ends_with(".Modelfile")
+        || model.ends_with(".modelfile")
+}
+
+fn resolve_name(library: &Library, name: &str) -> Result<(String, VerifiedFolder, Modelfile), Failure> {
+    let model = library.find(name)?;
+    let text = match model.modelfile()? {
+        Some(text) => text,
+        None => format!("FROM {name}\n"),
+    };
+    let parsed = Modelfile::parse(&text)?;
+    parsed.modelfile.check_requires(env!("CARGO_PKG_VERSION"))?;
+    Ok((name.into(), model.folder(), parsed.modelfile))
+}
+
+fn absent(from: &str) -> Failure {
+    let hint = "import it with `tiles model import PATH`, copy it from another bundle with `tiles model export`, or name \
+                one that `tiles model list` shows";
+    Failure::new(Code::Model, format!("the model `{from}` isn't on this drive"), hint)
+}
+
+/// Shows a reply while it comes: the answer rendered on stdout, thoughts dim on stderr.
+pub(crate) struct Screen<'a> {
+    app: &'a App,
+    markdown: Markdown,
+    thoughts: Neutraliser,
+    is_thinking: bool,
+    failed: Option<crate::terminal::TerminalError>,
+}
+
+impl<'a> Screen<'a> {
+    pub(crate) fn new(app: &'a App, syntaxes: &Rc<Syntaxes>) -> Self {
+        let styles = app.terminal.styles(Stream::Out);
+        let markdown = Markdown::new(Mode::of(&app.terminal), styles, Rc::clone(syntaxes));
+        Self { app, markdown, thoughts: Neutraliser::default(), is_thinking: false, failed: None }
+    }
+
+    /// Shows the next piece.
+    pub(crate) fn show(&mut self, piece: Piece) {
+        match piece {
+            Piece::Reasoning(text) if self.app.terminal.is_terminal(Stream::Err) => {
+                let dim = self.app.terminal.styles(Stream::Err).dim;
+                self.app.terminal.say_piece(&paint(dim, &self.thoughts.feed(&text)));
+                self.is_thinking = true;
+            }
+            Piece::Reasoning(_) => {}
+            Piece::Text(text) => {
+                if std::mem::take(&mut self.is_thinking) {
+                    self.app.terminal.say_piece("\n\n");
+                }
+                let shown = self.markdown.feed(&text);
+                self.print(&shown);
+            }
+        }
+    }
+
+    /// Shows what was held back, and ends the last line.
+    pub(crate) fn finish(mut self) -> Result<(), Failure> {
+        let rest = self.markdown.finish();
+        self.print(&rest);
+        match self.failed {
+            Some(error) => Err(error.into()),
+            None => Ok(()),
+        }
+    }
+
+    fn print(&mut self, text: &str) {
+        if self.failed.is_none() && !text.is_empty() {
+            self.failed = self.app.terminal.out(text).err();
+        }
+    }
+}
+
+/// `42.1 tok/s · 128 tokens · 0.31 s to first token`.
+pub(crate) fn statistics(completion: &Completion) -> String {
+    let (usage, timing) = (completion.usage, completion.timing);
+    let seconds = timing.first_token_ms as f64 / 1000.0;
+    let cached =
+        if usage.cached_tokens > 0 { format!(", {} from the cache", usage.cached_tokens) } else { String::new() };
+    format!(
+        "{:.1} tok/s · {} tokens · {seconds:.2} s to first token · prompt {} tokens{cached} · seed {}",
+        timing.decode_tokens_per_s, usage.output_tokens, usage.input_tokens, completion.seed
+    )
+}
+
+/// Opens the models that came with the bundle: no key is needed for them.
+pub(crate) fn shipped(bundle: &Bundle<Verified>) -> Result<Library, Failure> {
+    Ok(Library::open(&bundle.models(), &bundle.manifest().files, &bundle.added_models(), None)?)
+}
