@@ -114,10 +114,11 @@ fn is_pickle(name: &str) -> bool {
     [".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"].iter().any(|end| name.to_ascii_lowercase().ends_with(end))
 }
 
+/// What a path is called by the person: of a link its own name, of `.` the folder's.
 fn file_name(path: &Path) -> String {
-    let resolved = disk::canonical(path).unwrap_or_else(|_| path.into());
-    let name = resolved.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    name.chars().filter(|c| !c.is_control()).take(200).collect()
+    let resolved = if path.file_name().is_none() { disk::canonical(path).ok() } else { None };
+    let name = resolved.as_deref().unwrap_or(path).file_name().map(|name| name.to_string_lossy().into_owned());
+    name.unwrap_or_default().chars().filter(|c| !c.is_control()).take(200).collect()
 }
 
 fn stem_name(path: &Path, ends: &[&str]) -> Option<String> {
@@ -231,29 +232,7 @@ fn prepare_files(
         .map(|n| n.0)
         .collect();
     let own = own_description(folder, &root, &names)?;
-    let listed: BTreeSet<&str> = own.iter().flat_map(|own| &own.files).map(|entry| entry.path.as_str()).collect();
-    let mut small = Vec::new();
-    let mut weights = Vec::new();
-    for name in names.iter().filter(|name| check_below(name).is_ok() && *name != DESCRIPTION_NAME) {
-        let is_listed = listed.contains(name.as_str()) && !is_pickle(name);
-        if name.ends_with(".safetensors") {
-            if only.is_none() && (is_weights(name) || is_listed) {
-                weights.push(open_weights(folder, &root, name, name)?);
-            }
-        } else if (is_wanted(name) || is_listed || name == INDEX_NAME) && !(only.is_some() && name == INDEX_NAME) {
-            small.push(open_small(folder, &root, name)?);
-        }
-    }
-    if let Some(name) = only.map(file_name) {
-        weights.push(open_weights(folder, &root, &name, "model.safetensors")?);
-    }
-    if weights.is_empty() {
-        let pickles = names.iter().any(|name| is_pickle(name));
-        return Err(refused(if pickles { PICKLE.into() } else { "it has no `model*.safetensors`".into() }));
-    }
-    if small.len() + weights.len() > FILES_MAX {
-        return Err(refused(format!("it has more than {FILES_MAX} files")));
-    }
+    let (small, weights) = select_files(folder, &root, &names, own.as_ref(), only)?;
     let read = |name: &str, bytes_max: u64| match small.iter().find(|file| file.name == name) {
         Some(file) => disk::read(&file.path, bytes_max).map(Some).map_err(LibraryError::from),
         None => Ok(None),
@@ -284,6 +263,41 @@ fn prepare_files(
     let name = only.is_none().then(|| model_name_from(&file_name(folder))).flatten();
     let name = name.or_else(|| stem_name(only?, &[".safetensors"]));
     Ok(Prepared { content: Content::Files(content), description, own, name, has_modelfile })
+}
+
+/// Opens the files that are part of the model, going by their names and by what its own `model.toml` lists.
+fn select_files(
+    folder: &Path,
+    root: &Path,
+    names: &[String],
+    own: Option<&Description>,
+    only: Option<&Path>,
+) -> Result<(Vec<SmallFile>, Vec<Weights>), LibraryError> {
+    let refused = |what: String| LibraryError::source_refused(folder, what);
+    let listed: BTreeSet<&str> = own.iter().flat_map(|own| &own.files).map(|entry| entry.path.as_str()).collect();
+    let mut small = Vec::new();
+    let mut weights = Vec::new();
+    for name in names.iter().filter(|name| check_below(name).is_ok() && *name != DESCRIPTION_NAME) {
+        let is_listed = listed.contains(name.as_str()) && !is_pickle(name);
+        if name.ends_with(".safetensors") {
+            if only.is_none() && (is_weights(name) || is_listed) {
+                weights.push(open_weights(folder, root, name, name)?);
+            }
+        } else if (is_wanted(name) || is_listed || name == INDEX_NAME) && !(only.is_some() && name == INDEX_NAME) {
+            small.push(open_small(folder, root, name)?);
+        }
+    }
+    if let Some(name) = only.map(file_name) {
+        weights.push(open_weights(folder, root, &name, "model.safetensors")?);
+    }
+    if weights.is_empty() {
+        let pickles = names.iter().any(|name| is_pickle(name));
+        return Err(refused(if pickles { PICKLE.into() } else { "it has no `model*.safetensors`".into() }));
+    }
+    if small.len() + weights.len() > FILES_MAX {
+        return Err(refused(format!("it has more than {FILES_MAX} files")));
+    }
+    Ok((small, weights))
 }
 
 fn own_description(folder: &Path, root: &Path, names: &[String]) -> Result<Option<Description>, LibraryError> {

@@ -1,8 +1,11 @@
 //! The integration tests, in one binary: each module is one promise of the program.
 
+mod commands;
+mod drive;
 mod gguf;
 mod goldens;
 mod launcher;
+mod library;
 mod model;
 mod modelfile;
 mod scripted;

@@ -374,3 +374,32 @@ fn a_conversion_can_be_stopped() {
         .expect("it can be written");
     assert!(conversion.write(&mut writer).expect_err("it is stopped").to_string().contains("stopped"));
 }
+
+/// The corpus of the fuzz target: what begins with `good` is read, the rest is refused, and nothing takes long.
+#[test]
+fn the_corpus_is_replayed() {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus/gguf");
+    let mut count = 0;
+    for entry in std::fs::read_dir(corpus).expect("it is in the repository") {
+        let path = entry.expect("it can be listed").path();
+        let name = path.file_name().expect("it has a name").to_string_lossy().into_owned();
+        let started = Instant::now();
+        assert_eq!(Gguf::open(&path).is_ok(), name.starts_with("good"), "{name}");
+        assert!(started.elapsed() < Duration::from_secs(5), "{name}");
+        count += 1;
+    }
+    assert!(count >= 20, "{count}");
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_bytes_make_it_panic(at in 0usize..2000, with in proptest::collection::vec(proptest::prelude::any::<u8>(), 1..16)) {
+        let folder = TestFolder::new();
+        let mut bytes = TestFile::llama().bytes();
+        bytes[at..at + with.len()].copy_from_slice(&with);
+        let path = folder.path().join("t.gguf");
+        std::fs::write(&path, bytes).expect("the folder can be written");
+        // Whether it is refused depends on what was hit; that it ends is what counts.
+        let _ = convert(&path, &folder.path().join("out"), 1 << 31);
+    }
+}
