@@ -5,7 +5,8 @@
 //! so that holding the bundle needs no space on a full drive.
 
 use std::fmt;
-use std::fs::{File, TryLockError};
+use std::fs::File;
+use std::fs::TryLockError;
 use std::path::{Path, PathBuf};
 
 use rustix::process::{Pid, test_kill_process};

@@ -193,6 +193,7 @@ pub(crate) enum AccountCommand {
     /// Set this drive up: make its identity and key file
     Create {
         /// What to call you
+        #[arg(id = "name", value_name = "NICKNAME")]
         nickname: Option<String>,
         #[command(flatten)]
         onboarding: OnboardingArguments,
@@ -372,4 +373,14 @@ pub(crate) enum BundleCommand {
 pub(crate) enum ConfigCommand {
     /// List the settings in force and where each came from
     Show,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_grammar_is_sound() {
+        super::Arguments::command().debug_assert();
+    }
 }

@@ -45,7 +45,7 @@ fn sealed() -> &'static Path {
             file(name, role, &format!("tree:{name}"));
         }
         file("bin/linux-x86_64/tiles", "program", "build:x86_64-unknown-linux-gnu");
-        file("models/scripted/", "model", "tree:checkpoint");
+        file("models/scripted/", "model", "pypi:scripted==1/checkpoint");
         fs::write(recipe.join("MANIFEST.toml"), text).expect("target can be written");
         crate::scripted::write(&model, &["Hello", " from", " the", " scripted", " model."], false);
         let root = folder.join("Tiles");

@@ -69,7 +69,7 @@ const BANS: &[Ban] = &[
     },
     Ban {
         what: "reads the environment outside `tiles::app` and `main`",
-        patterns: &["std::env", "env::var", "env::args"],
+        patterns: &["env::var", "env::args", "env::current", "env::home", "env::set", "env::remove"],
         applies: |path, _| !matches!(path, "tiles/app.rs" | "tiles/main.rs" | "test_folder.rs"),
     },
     Ban {
