@@ -137,18 +137,19 @@ impl ChatSession {
     ) -> Result<Completion, ChatError> {
         let question = Message::new(Role::User, text);
         self.history.push(question.clone());
-        let result = answer(worker, self.request(), emit, interrupted).map_err(ChatError::from).and_then(|completion| {
-            if let Some((store, clock)) = keep {
-                let now = clock.now();
-                let session = match self.session {
-                    Some(session) => session,
-                    None => store.create(now, title_of(text).as_deref(), &self.setup.model)?,
-                };
-                store.append_turn(session, &[question.into(), self.kept(&completion)], now)?;
-                self.session = Some(session);
-            }
-            Ok(completion)
-        });
+        let result =
+            answer(worker, self.request(), emit, interrupted).map_err(ChatError::from).and_then(|completion| {
+                if let Some((store, clock)) = keep {
+                    let now = clock.now();
+                    let session = match self.session {
+                        Some(session) => session,
+                        None => store.create(now, title_of(text).as_deref(), &self.setup.model)?,
+                    };
+                    store.append_turn(session, &[question.into(), self.kept(&completion)], now)?;
+                    self.session = Some(session);
+                }
+                Ok(completion)
+            });
         match &result {
             Ok(completion) => self.history.push(said(completion)),
             Err(_) => drop(self.history.pop()),
@@ -169,12 +170,13 @@ impl ChatSession {
     ) -> Result<Completion, ChatError> {
         let last = self.history.iter().rposition(|message| message.role == Role::User).ok_or(ChatError::Nothing)?;
         let old = self.history.split_off(last + 1);
-        let result = answer(worker, self.request(), emit, interrupted).map_err(ChatError::from).and_then(|completion| {
-            if let (Some((store, clock)), Some(session)) = (keep, self.session) {
-                store.replace_last_answer(session, &self.kept(&completion), clock.now())?;
-            }
-            Ok(completion)
-        });
+        let result =
+            answer(worker, self.request(), emit, interrupted).map_err(ChatError::from).and_then(|completion| {
+                if let (Some((store, clock)), Some(session)) = (keep, self.session) {
+                    store.replace_last_answer(session, &self.kept(&completion), clock.now())?;
+                }
+                Ok(completion)
+            });
         match &result {
             Ok(completion) => self.history.push(said(completion)),
             Err(_) => self.history.extend(old),
