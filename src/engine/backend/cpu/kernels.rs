@@ -343,14 +343,15 @@ unsafe fn quantise<S: Simd>(group: &[f32], codes: &mut [i16]) -> (f32, f32) {
     // SAFETY: `Kernels::quantise` checked the lengths; the caller has the instruction set.
     unsafe {
         let steps = (0..group.len()).step_by(S::LANES);
-        let mut largest = S::splat(0.0);
+        let (mut largest, mut poison) = (S::splat(0.0), S::splat(0.0));
         for at in steps.clone() {
             let x = S::load(group.as_ptr().add(at));
             largest = S::max(largest, S::max(x, S::mul(x, S::splat(-1.0))));
+            // A maximum forgets a NaN; zero times a NaN or an infinity is a NaN, and so is any sum with it.
+            poison = S::fma(x, S::splat(0.0), poison);
         }
-        let largest = S::largest(largest);
-        // A group of zeros, or one with a NaN or an infinity, which then reaches the logits and is reported there.
-        let scale = if largest > 0.0 { largest / f32::from(i16::MAX) } else { largest };
+        // What is no number reaches the logits and is reported there.
+        let scale = S::largest(largest) / f32::from(i16::MAX) + S::sum(poison);
         let inverse = if scale > 0.0 && scale.is_finite() { 1.0 / scale } else { 0.0 };
         let mut sum = S::splat(0.0);
         for at in steps {
