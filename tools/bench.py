@@ -125,7 +125,8 @@ def main():
     for name, more in (("decode", True), ("prompt", True), ("first_token_s", False), ("peak_bytes", False)):
         mine, theirs = (statistics.median(found[engine][name]) for engine in ("tiles", "llama.cpp"))
         ratio = mine / theirs if more else theirs / mine
-        print(json.dumps({"measure": name, "tiles": round(mine, 3), "llama.cpp": round(theirs, 3), "ratio": round(ratio, 2)}))
+        row = {"measure": name, "tiles": round(mine, 3), "llama.cpp": round(theirs, 3), "ratio": round(ratio, 2)}
+        print(json.dumps(row))
     return None
 
 

@@ -2,6 +2,9 @@
 //!
 //! A layer has about five such pieces and each takes microseconds, so a worker spins briefly for the next one before it
 //! sleeps. Spinning for long would take the core from the thread that prepares the work when the machine is busy.
+//!
+//! Where the machine is busy a worker may come late: the calling thread then does the work alone and shuts the gate, and
+//! waits only for workers that are inside. Waiting for all of them costs a time slice a piece, a hundred times a token.
 
 #![expect(unsafe_code, reason = "kernels need raw vectors, and threads that share them")]
 
@@ -12,6 +15,9 @@ use std::thread::{self, JoinHandle, Thread};
 
 /// How many times a thread looks before it sleeps: some 20 µs.
 const SPINS: u32 = 6_000;
+
+/// The bit of the gate that lets workers in; the bits below count them.
+const OPEN: usize = 1 << 16;
 
 /// The most threads a pool has, whatever is asked for.
 pub(super) const THREADS_MAX: usize = 64;
@@ -33,8 +39,8 @@ struct Shared {
     epoch: AtomicU64,
     /// The first item that nobody has taken.
     next: AtomicUsize,
-    /// Workers that aren't done with the job.
-    busy: AtomicUsize,
+    /// [`OPEN`] while workers may begin with the job, plus how many are inside.
+    gate: AtomicUsize,
     /// A worker panicked: the job's result is worthless.
     failed: AtomicBool,
     stop: AtomicBool,
@@ -53,7 +59,7 @@ impl Pool {
             job: Mutex::new(None),
             epoch: AtomicU64::new(0),
             next: AtomicUsize::new(0),
-            busy: AtomicUsize::new(0),
+            gate: AtomicUsize::new(0),
             failed: AtomicBool::new(false),
             stop: AtomicBool::new(false),
         });
@@ -78,18 +84,19 @@ impl Pool {
             return;
         }
         let work: *const (dyn Fn(Range<usize>) + Sync + '_) = work;
-        // SAFETY: only the lifetime changes; no worker uses the closure after `busy` is 0, which is waited for below.
+        // SAFETY: only the lifetime changes; no worker uses the closure once the gate is 0, which is waited for below.
         let work: *const (dyn Fn(Range<usize>) + Sync) = unsafe { std::mem::transmute(work) };
         let job = Job { work, items, chunk };
         *self.shared.job.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(job);
         self.shared.next.store(0, Ordering::Relaxed);
-        self.shared.busy.store(self.workers.len(), Ordering::Relaxed);
+        self.shared.gate.store(OPEN, Ordering::Release);
         self.shared.epoch.fetch_add(1, Ordering::Release);
         self.workers.iter().for_each(|worker| worker.thread().unpark());
         // A panic here must not leave while workers use the closure.
         let own = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.shared.take(job)));
+        self.shared.gate.fetch_and(!OPEN, Ordering::AcqRel);
         let mut spins = 0;
-        while self.shared.busy.load(Ordering::Acquire) > 0 {
+        while self.shared.gate.load(Ordering::Acquire) > 0 {
             spins += 1;
             if spins < SPINS { std::hint::spin_loop() } else { thread::yield_now() }
         }
@@ -108,7 +115,7 @@ impl Shared {
             if start >= job.items {
                 return;
             }
-            // SAFETY: `run` waits for this worker before the closure ends.
+            // SAFETY: this thread is `run` itself or inside the gate, so `run` waits for it before the closure ends.
             unsafe { (*job.work)(start..(start + job.chunk).min(job.items)) };
         }
     }
@@ -125,13 +132,18 @@ impl Shared {
                 return;
             }
             seen = self.epoch.load(Ordering::Acquire);
+            let enter = |gate: usize| (gate & OPEN != 0).then_some(gate + 1);
+            if self.gate.fetch_update(Ordering::AcqRel, Ordering::Relaxed, enter).is_err() {
+                continue;
+            }
+            // Inside, the job stays: a late worker finds the one of now, whichever woke it.
             let job = *self.job.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
             if let Some(job) = job
                 && std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.take(job))).is_err()
             {
                 self.failed.store(true, Ordering::Relaxed);
             }
-            self.busy.fetch_sub(1, Ordering::Release);
+            self.gate.fetch_sub(1, Ordering::Release);
         }
     }
 }
