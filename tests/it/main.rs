@@ -8,6 +8,8 @@ mod launcher;
 mod library;
 mod model;
 mod modelfile;
+mod pty;
+mod screen;
 mod scripted;
 mod tidy;
 mod tokenizer;
