@@ -6,7 +6,7 @@ use crate::app::App;
 use crate::args::{Arguments, Command, RunArguments};
 use crate::failure::{Code, Failure};
 
-mod account;
+pub(crate) mod account;
 mod bundle;
 mod config;
 mod doctor;

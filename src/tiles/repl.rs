@@ -113,9 +113,8 @@ impl Repl<'_> {
         let name = self.open.and_then(|open| open.store.setting(crate::unlock::NICKNAME).ok().flatten());
         let hello = name.map_or("Hello.".into(), |name| format!("Hello, {}.", neutralise_line(&name)));
         let model = neutralise_line(&self.chat.setup.model);
-        self.app
-            .terminal
-            .say(&format!("{hello} {model} runs on this machine alone. /help lists commands, /bye leaves."));
+        self.app.terminal.say(&format!("{hello} {model} runs on this machine alone."));
+        self.app.terminal.say("/help lists commands, /bye leaves.");
         if self.chat.history().is_empty() {
             self.say_dim("Try: Explain in two sentences why the sky is blue.");
         } else {

@@ -13,6 +13,7 @@ use tilekit::store::{Access, Store};
 
 use crate::app::App;
 use crate::args::OnboardingArguments;
+use crate::commands::account::check_nickname;
 use crate::failure::{Code, Failure};
 use crate::terminal::escape::neutralise_line;
 
@@ -52,13 +53,14 @@ impl App {
     pub(crate) fn unlock(&self, bundle: &Bundle<Verified>, first: &OnboardingArguments) -> Result<Open, Failure> {
         let lock = self.lock(bundle)?;
         let key_file = KeyFile::new(&bundle.key_folder());
+        let mut nickname = first.nickname.clone();
         let identity = if key_file.exists()? {
             self.open_key_file(&key_file)?
         } else if bundle.is_read_only() {
             let hint = "write once to the drive: run `tiles account create` where it isn't write-protected";
             return Err(Failure::new(Code::Locked, "this drive has no identity yet, and is write-protected", hint));
         } else {
-            self.onboard(bundle, &key_file, first)?
+            self.onboard(bundle, &key_file, first, &mut nickname)?
         };
         let access = if lock.is_held() { Access::ReadWrite } else { Access::ReadOnly };
         let store = Store::open(&bundle.database(), identity.database_key(), access)?;
@@ -72,7 +74,7 @@ impl App {
             self.terminal
                 .say("The drive was not closed properly last time; everything stored was checked and is there.");
         }
-        if let (Some(nickname), Access::ReadWrite) = (&first.nickname, access)
+        if let (Some(nickname), Access::ReadWrite) = (&nickname, access)
             && store.setting(NICKNAME)?.is_none()
         {
             store.set_setting(NICKNAME, nickname)?;
@@ -128,6 +130,7 @@ impl App {
         bundle: &Bundle<Verified>,
         key_file: &KeyFile,
         first: &OnboardingArguments,
+        nickname: &mut Option<String>,
     ) -> Result<Identity, Failure> {
         let terminal = &self.terminal;
         let given = self.given_passphrase()?;
@@ -143,8 +146,13 @@ impl App {
             }
         }
         terminal.say(&format!("This drive has no identity yet. It will live in {}.", bundle.data().display()));
-        if first.nickname.is_none() && terminal.is_interactive() {
+        if terminal.is_interactive() {
             terminal.say("Nothing is sent anywhere, and nothing is written outside that folder.\n");
+        }
+        match nickname {
+            Some(nickname) => check_nickname(nickname)?,
+            None if terminal.is_interactive() => *nickname = self.ask_nickname()?,
+            None => {}
         }
         let passphrase = match given {
             Some(passphrase) => passphrase,
@@ -166,6 +174,19 @@ impl App {
         drop(spinner);
         terminal.say(&format!("This drive is now {}.", identity.did()));
         Ok(identity)
+    }
+
+    fn ask_nickname(&self) -> Result<Option<String>, Failure> {
+        loop {
+            let typed = self.terminal.ask_line("What shall I call you? (Return for no name) ", "--nickname")?;
+            match typed.trim() {
+                "" => return Ok(None),
+                nickname => match check_nickname(nickname) {
+                    Ok(()) => return Ok(Some(nickname.to_owned())),
+                    Err(failure) => self.terminal.say(&failure.error.to_string()),
+                },
+            }
+        }
     }
 
     fn choose_passphrase(&self) -> Result<Passphrase, Failure> {
@@ -209,8 +230,8 @@ impl App {
             None => {}
         }
         let terminal = &self.terminal;
-        terminal.say("\nThese 24 words open this drive if the passphrase is forgotten. Write them on paper, in order.");
-        terminal.say("They are shown this once.\n");
+        terminal.say("\nThese 24 words open this drive if the passphrase is forgotten.");
+        terminal.say("Write them on paper, in order: they are shown this once.\n");
         for (row, four) in listed.chunks(4).enumerate() {
             let cells = four.iter().enumerate().map(|(idx, word)| format!("{:>4}. {word:<10}", row * 4 + idx + 1));
             terminal.say(&cells.collect::<String>());

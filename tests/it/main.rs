@@ -13,3 +13,4 @@ mod screen;
 mod scripted;
 mod tidy;
 mod tokenizer;
+mod untouched;

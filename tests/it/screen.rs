@@ -66,7 +66,8 @@ impl Screen {
 
     /// What is on the screen, without what is to the right and below.
     pub(crate) fn text(&self) -> String {
-        let rows: Vec<String> = self.parser.screen().rows(0, COLUMNS.get()).map(|row| row.trim_end().to_owned()).collect();
+        let rows: Vec<String> =
+            self.parser.screen().rows(0, COLUMNS.get()).map(|row| row.trim_end().to_owned()).collect();
         rows.join("\n").trim_end().to_owned()
     }
 
@@ -86,10 +87,10 @@ impl Screen {
         }
     }
 
-    /// Waits for a text.
+    /// Waits for a text; spaces at the end of a line don't show.
     #[track_caller]
     pub(crate) fn wait(&mut self, text: &str) {
-        self.wait_until(text, |screen| screen.text().contains(text));
+        self.wait_until(text, |screen| screen.text().contains(text.trim_end()));
     }
 
     /// Waits until the program asks for a message.

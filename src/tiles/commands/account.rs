@@ -27,17 +27,12 @@ pub(crate) fn run(app: &App, command: Option<AccountCommand>) -> Result<(), Fail
                 return Err(Failure::new(Code::Failure, "this drive has an identity already", hint));
             }
             onboarding.nickname = nickname.or(onboarding.nickname);
-            if onboarding.nickname.is_none() && app.terminal.is_interactive() {
-                let typed = app.terminal.ask_line("What shall I call you? ", "NICKNAME")?;
-                onboarding.nickname = Some(typed.trim().to_owned()).filter(|name| !name.is_empty());
-            }
-            onboarding.nickname.as_deref().map_or(Ok(()), check)?;
             let open = app.unlock(&bundle, &onboarding)?;
             show(app, &open)?;
             open.close()
         }
         Some(AccountCommand::SetNickname { nickname }) => {
-            check(&nickname)?;
+            check_nickname(&nickname)?;
             let open = app.unlock(&bundle, &OnboardingArguments::default())?;
             open.store.set_setting(NICKNAME, &nickname)?;
             app.terminal.say(&format!("You are {} now.", neutralise_line(&nickname)));
@@ -63,7 +58,8 @@ fn show(app: &App, open: &Open) -> Result<(), Failure> {
     )
 }
 
-fn check(nickname: &str) -> Result<(), Failure> {
+/// Refuses a nickname that is too long or would steer a terminal.
+pub(crate) fn check_nickname(nickname: &str) -> Result<(), Failure> {
     let fits = !nickname.trim().is_empty() && nickname.chars().count() <= NICKNAME_CHARS_MAX;
     if fits && !nickname.chars().any(char::is_control) {
         return Ok(());
