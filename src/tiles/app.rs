@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Parser as _;
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use tilekit::bundle::{Bundle, BundleLock, Found, Holder, Trust, Verified};
 use tilekit::host::{Host, SystemClock};
 use tilekit::manifest::signature::SealPublicKey;
@@ -44,6 +44,12 @@ pub(crate) fn run() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
+            let error = match error.get(ContextKind::InvalidSubcommand) {
+                Some(ContextValue::String(word)) if error.get(ContextKind::SuggestedSubcommand).is_none() => {
+                    commands::unknown(word)
+                }
+                _ => error,
+            };
             let _ = error.print();
             let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
             return ExitCode::from(if asked { 0 } else { Code::Usage as u8 });

@@ -11,9 +11,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 #[command(
     name = "tiles",
     version,
+    propagate_version = true,
     before_help = "Examples:\n  tiles                                     talk\n  tiles -p \"What is the capital of France?\"  \
                    one answer\n  cat notes.txt | tiles -p \"Summarise this.\"\n  tiles session search paris\n  tiles doctor",
-    args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
     disable_help_subcommand = false
 )]
@@ -73,7 +73,12 @@ pub(crate) enum Command {
     /// Talk to a model, or ask it one thing
     #[command(before_help = "Examples:\n  tiles run\n  tiles run -p \"Why is the sky blue?\" --set temperature=0\n  \
                              tiles run ./Modelfile -p -  < question.txt")]
-    Run(RunArguments),
+    Run {
+        /// A model's name, or the path of a Modelfile
+        model: Option<String>,
+        #[command(flatten)]
+        arguments: RunArguments,
+    },
     /// Show or set up the identity of this drive
     #[command(before_help = "Examples:\n  tiles account\n  tiles account create Ada\n  tiles account set-nickname Ada")]
     Account {
@@ -108,6 +113,7 @@ pub(crate) enum Command {
     #[command(visible_alias = "health", before_help = "Examples:\n  tiles doctor\n  tiles doctor --json")]
     Doctor,
     /// Say what is stored where, and what the operating system itself records
+    #[command(before_help = "Example:\n  tiles privacy")]
     Privacy,
     /// Show the settings in force and where each came from
     #[command(before_help = "Example:\n  tiles config show")]
@@ -127,10 +133,10 @@ pub(crate) enum Command {
 }
 
 /// What to run and how.
-#[derive(Clone, Debug, Default, Args)]
+#[derive(Clone, Debug, Default, PartialEq, Args)]
 pub(crate) struct RunArguments {
-    /// A model's name, or the path of a Modelfile
-    #[arg(value_name = "MODEL")]
+    /// A model's name, or the path of a Modelfile; only `tiles run` takes it, so that no mistyped command becomes one.
+    #[arg(skip)]
     pub(crate) model: Option<String>,
     /// Ask this, print the answer and end; `-` reads it from standard input
     #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
@@ -161,7 +167,7 @@ pub(crate) struct RunArguments {
 }
 
 /// Answers to the questions of the first run.
-#[derive(Clone, Debug, Default, Args)]
+#[derive(Clone, Debug, Default, PartialEq, Args)]
 #[command(next_help_heading = "First run")]
 pub(crate) struct OnboardingArguments {
     /// First run: what to call you
@@ -290,7 +296,7 @@ pub(crate) enum SessionCommand {
     /// Find messages that contain these words
     Search {
         /// The words
-        #[arg(required = true, allow_hyphen_values = true)]
+        #[arg(required = true)]
         text: Vec<String>,
     },
     /// Give a session another title

@@ -1,10 +1,12 @@
 //! The commands, one file each.
 
 use clap::CommandFactory as _;
+use clap::error::ErrorKind;
 
 use crate::app::App;
 use crate::args::{Arguments, Command, RunArguments};
 use crate::failure::{Code, Failure};
+use crate::terminal::escape::neutralise_line;
 
 pub(crate) mod account;
 mod bundle;
@@ -21,13 +23,13 @@ pub(crate) use session::{hits_text as hits, list_text as session_list};
 /// Runs the command that was typed; none means a conversation.
 pub(crate) fn dispatch(app: &App, command: Option<Command>, arguments: RunArguments) -> Result<(), Failure> {
     match command {
-        None => {
-            if let Some(word) = arguments.model.as_deref() {
-                return Err(unknown(word));
-            }
-            run::run(app, &arguments)
+        None => run::run(app, &arguments),
+        // `tiles -p hi doctor` would answer nothing.
+        Some(_) if arguments != RunArguments::default() => {
+            let why = "flags of a conversation stand before a command that isn't one";
+            Err(Failure::new(Code::Usage, why, "write `tiles run` first, then its flags"))
         }
-        Some(Command::Run(arguments)) => run::run(app, &arguments),
+        Some(Command::Run { model, arguments }) => run::run(app, &RunArguments { model, ..arguments }),
         Some(Command::Account { command }) => account::run(app, command),
         Some(Command::Model { command }) => model::run(app, command),
         Some(Command::Modelfile { command }) => modelfile::run(app, command),
@@ -51,14 +53,8 @@ pub(crate) fn dispatch(app: &App, command: Option<Command>, arguments: RunArgume
 }
 
 /// A word that is no command never becomes a conversation.
-fn unknown(word: &str) -> Failure {
-    let command = Arguments::command();
-    let names = command.get_subcommands().map(|command| command.get_name().to_owned());
-    let near = names.map(|name| (strsim::jaro_winkler(&name, word), name)).filter(|(likeness, _)| *likeness > 0.7);
-    let near = near.max_by(|a, b| a.0.total_cmp(&b.0));
-    let hint = match near {
-        Some((_, name)) => format!("run `tiles {name}`; `tiles help` lists the commands"),
-        None => format!("`tiles help` lists the commands; to ask something: `tiles -p {word:?}`"),
-    };
-    Failure::new(Code::Usage, format!("there is no command `{word}`"), hint)
+pub(crate) fn unknown(word: &str) -> clap::Error {
+    let word = neutralise_line(word);
+    let hint = format!("`tiles help` lists the commands; to ask something: `tiles -p {word:?}`");
+    Arguments::command().error(ErrorKind::InvalidSubcommand, format!("there is no command `{word}`\n\nhint: {hint}"))
 }

@@ -87,7 +87,10 @@ impl App {
         for attempt in 1.. {
             let passphrase = match &given {
                 Some(passphrase) => passphrase,
-                None => &Passphrase::new(self.terminal.ask_hidden("Passphrase: ", "--passphrase-file")?.to_string())?,
+                None => {
+                    let typed = self.terminal.ask_hidden("Passphrase: ", "--passphrase-file");
+                    &Passphrase::new(typed.map_err(|error| Failure::from(error).with_code(Code::Locked))?.to_string())?
+                }
             };
             let spinner = self.terminal.spinner("Unlocking");
             let opened = key_file.open(passphrase);

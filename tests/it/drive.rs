@@ -75,6 +75,19 @@ fn personal() -> &'static Path {
     })
 }
 
+/// The same with the default model added as `smollm2`, made once.
+fn with_smollm2() -> &'static Path {
+    static WITH_SMOLLM2: OnceLock<PathBuf> = OnceLock::new();
+    WITH_SMOLLM2.get_or_init(|| {
+        let bundle = TestBundle::new();
+        let model = crate::model::folder().display().to_string();
+        bundle.ok(&["model", "import", &model, "--name", "smollm2"]);
+        let root = bundle.root.clone();
+        std::mem::forget(bundle);
+        root
+    })
+}
+
 /// Copies a folder; the large program, which no test changes in place, is linked.
 fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).expect("target can be written");
@@ -105,6 +118,11 @@ impl TestBundle {
     /// The same at a path of its own choosing below the test's folder.
     pub(crate) fn at(path: &str) -> Self {
         Self::copy_of(personal(), path)
+    }
+
+    /// A bundle at that path that has the default model too, under the name `smollm2`.
+    pub(crate) fn with_smollm2(path: &str) -> Self {
+        Self::copy_of(with_smollm2(), path)
     }
 
     fn copy_of(from: &Path, path: &str) -> Self {

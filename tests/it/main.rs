@@ -1,6 +1,7 @@
 //! The integration tests, in one binary: each module is one promise of the program.
 
 mod commands;
+mod damage;
 mod drive;
 mod gguf;
 mod goldens;
@@ -8,6 +9,7 @@ mod launcher;
 mod library;
 mod model;
 mod modelfile;
+mod moved;
 mod pty;
 mod screen;
 mod scripted;
