@@ -39,7 +39,10 @@ pub(crate) fn run(app: &App, arguments: &RunArguments) -> Result<(), Failure> {
     // A model that came with the bundle needs no key: it is read while the person types the passphrase.
     let early = match app.resolve(&shipped(&bundle)?, arguments) {
         Ok(resolved) => Some((app.start_engine(&resolved)?, resolved)),
-        Err(failure) if arguments.no_save || failure.code != Code::Model => return Err(failure),
+        // A model that was added shows up once its list can be checked, with the key.
+        Err(failure) if arguments.no_save || !matches!(failure.code, Code::Model | Code::Locked) => {
+            return Err(failure);
+        }
         Err(_) => None,
     };
     let open = if arguments.no_save { None } else { Some(app.unlock(&bundle, &arguments.onboarding)?) };
