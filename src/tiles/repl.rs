@@ -127,8 +127,9 @@ impl Repl<'_> {
     }
 
     fn serve(&mut self, reader: &mut dyn LineReader) -> Result<(), Failure> {
-        // What is typed while a reply runs waits for the next prompt.
-        let _held = self.app.terminal.hold_typing();
+        // What is typed while a reply runs waits for the next prompt. A dumb terminal edits its lines itself, all the time.
+        let terminal = &self.app.terminal;
+        let _held = (!terminal.is_dumb()).then(|| terminal.hold_typing());
         let mut interrupted_at: Option<std::time::Instant> = None;
         loop {
             let line = match reader.read_line(PROMPT)? {

@@ -186,7 +186,7 @@ fn several_lines_are_one_message() {
     screen.wait_until("continuation", |screen| screen.text().ends_with("\n..."));
     screen.keys("/help\r");
     screen.wait_until("continuation", |screen| screen.text().ends_with("/help\n..."));
-    assert_eq!(screen.enter("last\"\"\""), ANSWER);
+    assert_eq!(screen.enter("last\"\"\"").lines().last(), Some(ANSWER));
     // Two lines pasted at once are one message, sent by Return alone.
     screen.keys("\u{1b}[200~pasted one\npasted two\u{1b}[201~");
     screen.wait("pasted two");
