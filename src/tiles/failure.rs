@@ -66,8 +66,10 @@ fn code_of(error: &(dyn Error + 'static)) -> Code {
     use tilekit::chat::ChatError;
     use tilekit::engine::EngineError;
     use tilekit::engine::checkpoint::CheckpointError;
+    use tilekit::engine::template::TemplateError;
+    use tilekit::engine::tokenizer::TokenizerError;
     use tilekit::identity::KeyError;
-    use tilekit::library::LibraryError;
+    use tilekit::library::{AddedError, LibraryError};
     use tilekit::store::StoreError;
     use tilekit::verified::IntegrityError;
 
@@ -83,9 +85,11 @@ fn code_of(error: &(dyn Error + 'static)) -> Code {
             EngineError::Load(error) => code_of(&**error),
             EngineError::Checkpoint(error) => code_of(error),
             EngineError::TooLong { .. } => Code::Usage,
-            EngineError::Tokenizer(_) | EngineError::Template(_) | EngineError::EmptyPrompt => {
-                integrity_or_model(error)
-            }
+            EngineError::Tokenizer(
+                TokenizerError::Read(error) | TokenizerError::Config(TemplateError::Read(error)),
+            )
+            | EngineError::Template(TemplateError::Read(error)) => code_of(error),
+            EngineError::Tokenizer(_) | EngineError::Template(_) | EngineError::EmptyPrompt => Code::Model,
             _ => Code::Failure,
         };
     }
@@ -123,7 +127,9 @@ fn code_of(error: &(dyn Error + 'static)) -> Code {
         return match error {
             LibraryError::NotFound { .. } | LibraryError::Unlisted { .. } => Code::Model,
             LibraryError::Locked => Code::Locked,
-            _ => integrity_or(error, Code::Failure),
+            LibraryError::Added(AddedError::Forged { .. } | AddedError::Unreadable { .. }) => Code::Integrity,
+            LibraryError::Integrity(error) => code_of(error),
+            _ => Code::Failure,
         };
     }
     if let Some(error) = error.downcast_ref::<StoreError>() {
@@ -142,20 +148,4 @@ fn code_of(error: &(dyn Error + 'static)) -> Code {
         return Code::Usage;
     }
     Code::Failure
-}
-
-/// Damage below an error of a model's text files is damage; anything else makes the model unusable.
-fn integrity_or_model(error: &(dyn Error + 'static)) -> Code {
-    integrity_or(error, Code::Model)
-}
-
-fn integrity_or(error: &(dyn Error + 'static), otherwise: Code) -> Code {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        if let Some(error) = error.downcast_ref::<tilekit::verified::IntegrityError>() {
-            return code_of(error);
-        }
-        cause = error.source();
-    }
-    otherwise
 }

@@ -390,6 +390,7 @@ fn completions_load() {
         }
     }
     refused(&bundle.run(&["completions", "nosuchshell"]), 2, "bash");
+    assert!(stdout(&bundle.run(&["man"])).contains(".TH tiles 1"));
 }
 
 #[test]

@@ -115,6 +115,7 @@ fn damage_to_an_added_model_is_named_down_to_the_chunk() {
     let model = bundle.root.join("models/smollm2");
     let third = 3 * CHUNK_BYTES as usize;
     for (file, at, named) in [
+        (bundle.root.join("data/models.toml"), 0, "models.toml".to_owned()),
         (bundle.root.join("data/models.toml"), 40, "models.toml".to_owned()),
         (model.join("config.json"), 9, "config.json".into()),
         (model.join("tokenizer.json"), 700_000, "tokenizer.json".into()),

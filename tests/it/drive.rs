@@ -26,10 +26,24 @@ fn scratch() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("drives-{}", std::process::id()))
 }
 
+/// Removes what earlier runs left: a bundle that several tests share has nobody who would drop it.
+fn sweep() {
+    let Ok(entries) = fs::read_dir(env!("CARGO_TARGET_TMPDIR")) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let process = name.to_str().and_then(|name| name.strip_prefix("drives-"));
+        if process.is_some_and(|process| !Path::new("/proc").join(process).exists()) {
+            // Another run may be sweeping too.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
 /// Builds the sealed bundle that all tests copy, once.
 fn sealed() -> &'static Path {
     static SEALED: OnceLock<PathBuf> = OnceLock::new();
     SEALED.get_or_init(|| {
+        sweep();
         let folder = scratch().join("sealed");
         let (recipe, model) = (folder.join("source"), folder.join("checkpoint"));
         fs::create_dir_all(&recipe).expect("target can be written");
