@@ -16,6 +16,3 @@ check:
 bench *ARGS:
     tools/bench {{ARGS}}
 
-# Fuzz one target for a while: just fuzz gguf 60
-fuzz TARGET SECONDS='60':
-    tools/fuzz {{TARGET}} {{SECONDS}}

@@ -56,7 +56,8 @@ fn main() -> Outcome<()> {
         [folder] if asked.first_token => {
             let mut model = load(folder, asked.threads)?;
             let token = greedy(model.forward(&prompt(37, model_vocabulary(&model)), &|| false)?);
-            Ok(println!("{}", json!({ "token": token, "peak_bytes": peak_bytes()? })))
+            println!("{}", json!({ "token": token, "peak_bytes": peak_bytes()? }));
+            Ok(())
         }
         [folder] => measure(folder, &asked),
         // `cargo test --benches` gives no folder: that it starts is all that is asked.
