@@ -15,9 +15,9 @@ use crate::sampling::{Effect, ParameterError, Parameters, nearest};
 /// The roles a `MESSAGE` may have.
 const ROLES: [&str; 3] = ["system", "user", "assistant"];
 /// What `RENDERER` and `PARSER` take that acts today.
-const FORMS: [&str; 2] = ["auto", "passthrough"];
+const FORMS: [&str; 1] = ["auto"];
 /// What they will take.
-const LATER_FORMS: [&str; 2] = ["harmony", "chatml"];
+const LATER_FORMS: [&str; 3] = ["harmony", "chatml", "passthrough"];
 
 /// Parses and checks a text.
 pub(super) fn parse(text: &str, encoding: Encoding) -> Result<Parsed, Diagnostics> {
@@ -47,7 +47,7 @@ pub(super) fn parse(text: &str, encoding: Encoding) -> Result<Parsed, Diagnostic
     }
     check.repeats(&instructions);
     let from = instructions.iter().rev().find(|instruction| instruction.keyword == Keyword::From);
-    if from.is_none() && check.flaws.is_empty() {
+    if from.is_none() && !check.flaws.hide_from {
         let end = text.len();
         let message = Some("the file has no `FROM`".to_owned());
         let hint = Some("add a line such as `FROM smollm2-135m`, with the name of a model of the bundle".to_owned());
@@ -199,8 +199,8 @@ impl Check<'_> {
         if LATER_FORMS.contains(&form) {
             self.unsupported(instruction, format!("{} {form}", instruction.keyword.as_str()));
         } else if !FORMS.contains(&form) {
-            let near = nearest(form, FORMS.into_iter()).map(Into::into);
-            self.flaws.push(Flaw { near, ..Flaw::at(instruction.value_span.clone(), "`auto` or `passthrough`") });
+            let near = nearest(form, FORMS.into_iter().chain(LATER_FORMS)).map(Into::into);
+            self.flaws.push(Flaw { near, ..Flaw::at(instruction.value_span.clone(), "`auto`") });
         }
     }
 

@@ -164,6 +164,8 @@ impl Flaw {
 pub(super) struct Flaws {
     list: Vec<Flaw>,
     more: bool,
+    /// Whether there may be a `FROM` that couldn't be read.
+    pub hide_from: bool,
 }
 
 impl Flaws {

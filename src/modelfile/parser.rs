@@ -115,26 +115,47 @@ pub(super) fn read(text: &str, flaws: &mut Flaws) -> Vec<Instruction> {
                 instructions.push(instruction);
                 rest = after;
             }
-            Err(Refusal { flaw, unterminated }) => {
+            Err(Refusal { flaw, unterminated, hides_from }) => {
                 flaws.push(flaw);
+                flaws.hide_from |= hides_from || unterminated || flaws.is_full();
                 if unterminated || flaws.is_full() {
                     return instructions;
                 }
-                rest = rest_of_line(&text[begin..]).map_or("", |(rest, _)| rest);
+                rest = behind(&text[begin..]);
             }
         }
     }
 }
 
-/// Why a command can't be read, and whether all that follows belongs to its open quote.
+/// What follows a command that can't be read: the next line, or what stands behind its quoted value, lest each line of
+/// that be taken for a command.
+fn behind(input: &str) -> &str {
+    let mut rest = input;
+    for _ in 0..2 {
+        rest = word(rest).map_or(rest, |(rest, _)| rest);
+        let (value, _) = spaces(rest).unwrap_or((rest, ""));
+        if value.len() < rest.len() && value.starts_with('"') {
+            if let Ok((rest, _)) = read_value(value) {
+                return rest;
+            }
+            break;
+        }
+        rest = value;
+    }
+    rest_of_line(input).map_or("", |(rest, _)| rest)
+}
+
+/// Why a command can't be read, whether all that follows belongs to its open quote, and whether it was meant as `FROM`.
 struct Refusal {
     flaw: Flaw,
     unterminated: bool,
+    hides_from: bool,
 }
 
 impl From<Flaw> for Refusal {
     fn from(flaw: Flaw) -> Self {
-        Self { flaw, unterminated: false }
+        let hides_from = flaw.near.as_deref() == Some(Keyword::From.as_str());
+        Self { flaw, unterminated: false, hides_from }
     }
 }
 
@@ -161,8 +182,14 @@ fn command<'a>(text: &str, input: &'a str) -> Result<(&'a str, Instruction), Ref
     let argument_end = at(rest);
     let value_at = at(rest.trim_start_matches(|char: char| char.is_whitespace() && !is_line_end(char)));
     let (rest, value) = read_value(rest).map_err(|why| match why {
-        NoValue::Empty => Flaw::at(value_at..value_at, format!("a value after `{}`", keyword.as_str())).into(),
-        NoValue::Unterminated(quote_bytes) => Refusal { flaw: unterminated(value_at, quote_bytes), unterminated: true },
+        NoValue::Empty => Refusal {
+            flaw: Flaw::at(value_at..value_at, format!("a value after `{}`", keyword.as_str())),
+            unterminated: false,
+            hides_from: keyword == Keyword::From,
+        },
+        NoValue::Unterminated(quote_bytes) => {
+            Refusal { flaw: unterminated(value_at, quote_bytes), unterminated: true, hides_from: true }
+        }
     })?;
     let value_span = value_at..value_at + value.source.len();
     let instruction = Instruction {
@@ -187,9 +214,9 @@ fn unterminated(at: usize, quote_bytes: usize) -> Flaw {
     }
 }
 
-/// Reads the letters of a keyword; white space or the line's end must follow them.
+/// Reads the letters of a keyword; a space, a tab or the line's end must follow them.
 fn keyword(begin: usize, input: &str) -> Result<(&str, Keyword), Flaw> {
-    let whole = input.find(char::is_whitespace).unwrap_or(input.len());
+    let whole = input.find(|char| is_space(char) || is_line_end(char)).unwrap_or(input.len());
     let span: Range<usize> = begin..begin + whole;
     let letters = alpha1::<_, nom::error::Error<_>>(input).map_or("", |(_, letters)| letters);
     match Keyword::named(letters) {

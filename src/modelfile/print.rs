@@ -29,6 +29,26 @@ pub(super) fn quote(value: &str) -> Result<String, UnprintableError> {
         .ok_or(UnprintableError)
 }
 
+/// Prints what lies between two instructions: the comments, and one empty line where there were any.
+fn print_gap(gap: &str, printed: &mut String) {
+    let gap = gap.trim_start_matches('\u{feff}');
+    let mut lines = gap.split('\n').flat_map(|line| line.strip_suffix('\r').unwrap_or(line).split('\r')).peekable();
+    // What is left of the line before is white space, as is what stands before the next instruction on its line.
+    if !printed.is_empty() {
+        lines.next();
+    }
+    while let Some(line) = lines.next() {
+        match line.trim() {
+            "" if lines.peek().is_none() || printed.is_empty() || printed.ends_with("\n\n") => {}
+            "" => printed.push('\n'),
+            comment => {
+                printed.push_str(comment);
+                printed.push('\n');
+            }
+        }
+    }
+}
+
 impl Instruction {
     fn to_canonical(&self) -> String {
         let value = quote(&self.value).expect("a value that was read can be written");
@@ -40,9 +60,19 @@ impl Instruction {
 }
 
 impl Modelfile {
-    /// Prints the instructions in their order, one a line, without comments; parsing the result gives an equal Modelfile.
+    /// Prints the instructions in their order with the comments between them, and one empty line where there were any.
+    /// Parsing the result gives an equal Modelfile, and printing that gives the same text.
     pub fn to_canonical(&self) -> String {
-        self.instructions.iter().map(Instruction::to_canonical).collect()
+        let mut printed = String::with_capacity(self.text.len());
+        let mut end = 0;
+        for instruction in &self.instructions {
+            print_gap(&self.text[end..instruction.span.start], &mut printed);
+            printed.push_str(&instruction.to_canonical());
+            end = instruction.span.end;
+        }
+        print_gap(&self.text[end..], &mut printed);
+        printed.truncate(printed.trim_end_matches('\n').len() + 1);
+        printed
     }
 
     /// The text with `system` as the value of the last `SYSTEM`, or with a `SYSTEM` at the end if there was none. Every

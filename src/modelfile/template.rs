@@ -10,7 +10,7 @@
 //!   Neighbours of the same role are joined by an empty line. Of the last turn, with `add_generation_prompt`, what
 //!   follows `.Response` is left out, so that the model goes on there. A template without `.Response` gets one at its end.
 //! - With `.Messages` it is rendered once. `.System` is then all system messages, joined by empty lines; `.Prompt` and
-//!   `.Response` are empty.
+//!   `.Response` are empty; `range` meets neighbours of the same role as one message, joined likewise.
 
 use std::ops::Range;
 
@@ -50,7 +50,7 @@ impl TemplateError {
 
 /// Gives the Jinja of a `TEMPLATE`: the text itself if it is Jinja, else its translation from Go.
 ///
-/// It is Go if it has no `{%` and an action that begins with `.`, `$`, `/*`, `"` or a word of Go's language.
+/// It is Go if it has no `{%` and an action that begins with `.`, `$`, `/*` or a word of Go's language.
 ///
 /// # Errors
 /// [`TemplateError`] at the first action outside the subset.
@@ -68,7 +68,7 @@ fn is_go(source: &str) -> bool {
         && source.split("{{").skip(1).any(|action| {
             let action = action.strip_prefix('-').unwrap_or(action).trim_start();
             let word = action.split(|char: char| !char.is_ascii_alphanumeric()).next().unwrap_or("");
-            action.starts_with(['.', '$', '"', '`']) || action.starts_with("/*") || WORDS.contains(&word)
+            action.starts_with(['.', '$']) || action.starts_with("/*") || WORDS.contains(&word)
         })
 }
 
@@ -152,15 +152,17 @@ struct Go<'a> {
     out: String,
     frames: Vec<Frame>,
     scope: Scope,
-    /// Whether `.Response` was met: what follows is left out of the last turn.
+    /// Whether `.Response` was printed: what follows is left out of the last turn.
     cut: bool,
+    /// Whether `.Response` stands anywhere, so that none is added at the end.
+    has_response: bool,
 }
 
 fn from_go(source: &str) -> Result<String, TemplateError> {
     let pieces = pieces(source)?;
     let scope = Scope { is_turn: !uses_messages(&pieces), in_range: false };
     let root = Frame { end: "", is_range: false, has_else: true, span: 0..0, guarded: false };
-    let mut go = Go { source, out: String::new(), frames: vec![root], scope, cut: false };
+    let mut go = Go { source, out: String::new(), frames: vec![root], scope, cut: false, has_response: false };
     for piece in pieces {
         match piece {
             Piece::Text(text) => go.text(text),
@@ -171,7 +173,7 @@ fn from_go(source: &str) -> Result<String, TemplateError> {
         return Err(TemplateError::at(source, open.span.clone(), "has no `{{ end }}`"));
     }
     let is_turn = go.scope.is_turn;
-    if is_turn && !go.cut {
+    if is_turn && !go.has_response {
         go.out.push_str("{{ Response }}");
     }
     if go.frames[0].guarded {
@@ -216,6 +218,24 @@ const MESSAGES: &str = concat!(
     "{% set System = ns.system %}{% set Prompt = '' %}{% set Response = '' %}",
 );
 
+/// A loop that acts at the last of several messages of one role in a row, with the texts of all of them.
+const RANGE: &str = concat!(
+    "{% set at = namespace(role='', content='') %}",
+    "{% for message in messages %}",
+    "{% set at.content = (at.content ~ '\\n\\n' if message.role == at.role else '') ~ message.content %}",
+    "{% set at.role = message.role %}",
+    "{% if loop.last or loop.nextitem.role != message.role %}",
+);
+
+/// Whether a `range` goes over the messages. Variables may be declared; using them is refused where they stand.
+fn is_messages(range: &str) -> bool {
+    let over = match range.split_once(":=") {
+        Some((names, over)) if names.split(',').all(|name| name.trim().starts_with('$')) => over.trim(),
+        _ => range,
+    };
+    matches!(over, ".Messages" | "$.Messages")
+}
+
 fn uses_messages(pieces: &[Piece<'_>]) -> bool {
     pieces.iter().any(|piece| matches!(piece, Piece::Action(action, _) if action.contains(".Messages")))
 }
@@ -241,10 +261,16 @@ impl Go<'_> {
                 self.open(Frame { end: "{% endif %}", is_range: false, has_else: false, span, guarded: false })?;
                 self.out.push_str(&format!("{{% if {condition} %}}"));
             }
-            "range" if matches!(rest, ".Messages" | "$.Messages") && !self.scope.in_range => {
-                self.open(Frame { end: "{% endfor %}", is_range: true, has_else: false, span, guarded: false })?;
+            "range" if is_messages(rest) && !self.scope.in_range => {
+                self.open(Frame {
+                    end: "{% endif %}{% endfor %}",
+                    is_range: true,
+                    has_else: false,
+                    span,
+                    guarded: false,
+                })?;
                 self.scope.in_range = true;
-                self.out.push_str("{% for message in messages %}");
+                self.out.push_str(RANGE);
             }
             "range" => return Err(fail("isn't supported: only `range .Messages` is")),
             "else" if self.frames.last().is_some_and(|frame| frame.has_else) => {
@@ -252,15 +278,19 @@ impl Go<'_> {
             }
             "else" if rest.is_empty() => {
                 self.leave_branch();
-                self.out.push_str("{% else %}");
                 if let Some(frame) = self.frames.last_mut() {
+                    if frame.is_range {
+                        self.out.push_str("{% endif %}");
+                        frame.end = "{% endfor %}";
+                    }
                     frame.has_else = true;
                     self.scope.in_range &= !frame.is_range;
                 }
+                self.out.push_str("{% else %}");
                 self.guard();
             }
             "else" if rest.starts_with("if ") && self.frames.last().is_some_and(|frame| !frame.is_range) => {
-                let condition = self.condition_in_else(&rest[3..], &span)?;
+                let condition = self.condition(&rest[3..], &span)?;
                 self.leave_branch();
                 self.out.push_str(&format!("{{% elif {condition} %}}"));
                 self.guard();
@@ -282,14 +312,9 @@ impl Go<'_> {
         Ok(())
     }
 
-    /// Translates a condition; one that looks at `.Response` is itself where the last turn is cut.
+    /// Translates a condition. One that looks at `.Response` doesn't cut the last turn: only printing it does.
     fn condition(&mut self, condition: &str, span: &Range<usize>) -> Result<String, TemplateError> {
-        let translated = self.condition_in_else(condition, span)?;
-        self.meet_response(condition);
-        Ok(translated)
-    }
-
-    fn condition_in_else(&self, condition: &str, span: &Range<usize>) -> Result<String, TemplateError> {
+        self.has_response |= expression::mentions_response(condition);
         translate(condition, self.scope).map_err(|reason| TemplateError::at(self.source, span.clone(), reason))
     }
 
@@ -303,6 +328,7 @@ impl Go<'_> {
 
     fn meet_response(&mut self, action: &str) {
         if self.scope.is_turn && expression::mentions_response(action) {
+            self.has_response = true;
             self.cut = true;
             self.guard();
         }

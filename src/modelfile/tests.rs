@@ -57,7 +57,7 @@ fn values_are_read_as_ollama_reads_them() {
 fn each_instruction_comes_to_its_value() {
     let text = "# a file\nFROM user/model\nLICENSE MIT\nLICENSE \"\"\"\nApache\n\"\"\"\nTEMPLATE {{ messages }}\nSYSTEM a\n\
         PARAMETER temperature \"0.5\"\nPARAMETER stop \"### User:\"\nPARAMETER stop <|end|>\nMESSAGE user hi\n\
-        MESSAGE assistant \"\"\"ho\"\"\"\nREQUIRES 0.1.0\nRENDERER auto\nPARSER passthrough\n";
+        MESSAGE assistant \"\"\"ho\"\"\"\nREQUIRES 0.1.0\nRENDERER auto\nPARSER auto\n";
     let Parsed { modelfile, warnings } = parsed(text);
     assert_eq!(warnings, []);
     assert_eq!(modelfile.from(), &Source::Hub { org: "user".into(), name: "model".into() });
@@ -102,8 +102,8 @@ fn errors_say_what_was_expected_where() {
         ("FROMx", "1:1 expected an instruction, found `FROMx`"),
         ("FROM=x", "1:1 expected an instruction, found `FROM=x`"),
         ("FORM x", "1:1 expected an instruction, found `FORM`"),
-        ("hello world", "1:1 `hello` is not an instruction"),
-        ("\"", "1:1 `\"` is not an instruction"),
+        ("FROM m\nhello world", "2:1 `hello` is not an instruction"),
+        ("FROM m\n\"", "2:1 `\"` is not an instruction"),
         ("FROM", "1:5 expected a value after `FROM`, found the end of the file"),
         ("FROM \nSYSTEM a", "1:6 expected a value after `FROM`, found the end of the line"),
         ("FROM \"\"", "1:6 expected a model's name, `org/name` or path, found `\"\"`"),
@@ -125,7 +125,12 @@ fn errors_say_what_was_expected_where() {
         ("FROM m\nINTENT a IMAGES USE b", "2:1 `INTENT` isn't supported yet"),
         ("FROM m\nRENDERER harmony", "2:1 `RENDERER harmony` isn't supported yet"),
         ("FROM m\nPARSER chatml", "2:1 `PARSER chatml` isn't supported yet"),
-        ("FROM m\nPARSER autp", "2:8 expected `auto` or `passthrough`, found `autp`"),
+        ("FROM m\nPARSER autp", "2:8 expected `auto`, found `autp`"),
+        ("FROM m\nRENDERER passthrough", "2:1 `RENDERER passthrough` isn't supported yet"),
+        ("FROM m\nSYSTEM\u{a0}x", "2:1 expected an instruction, found `SYSTEM\u{a0}x`"),
+        ("FROM m\nSYSTM \"\"\"\na\nFORM b\n\"\"\"\n# c", "2:1 expected an instruction, found `SYSTM`"),
+        ("FROM m\nMESAGE user \"a\nb c\"\n", "2:1 expected an instruction, found `MESAGE`"),
+        ("SYSTEM \"a\nFROM m", "1:8 the value that begins here is never closed: no line ends with `\"`"),
         ("FROM m\nTEMPLATE \"\"\"a\n{{ .Tools }}\"\"\"", "3:1 the template's `{{ .Tools }}` isn't supported"),
     ] {
         assert_eq!(errors(text), [expected], "{text:?}");
@@ -137,13 +142,17 @@ fn all_errors_are_listed_up_to_a_limit() {
     let text = "FROMM m\n\nSYSTEM a\nPARAMETER x 1\nADAPTER a\nPARAMETER top_p 2\nMESSAGE bot hi";
     let lines: Vec<_> = errors(text).iter().map(|error| error[..1].to_owned()).collect();
     assert_eq!(lines, ["1", "4", "5", "6", "7"]);
+    assert_eq!(
+        errors("ADAPTER a\nx"),
+        ["1:1 `ADAPTER` isn't supported yet", "2:1 `x` is not an instruction", "2:2 the file has no `FROM`"]
+    );
     let error = Modelfile::parse("FORM m").expect_err("a typing error");
     assert_eq!(error.0[0].near.as_deref(), Some("FROM"));
     assert_eq!(error.hint().as_deref(), Some("write `FROM`"));
     let many = errors(&"x\n".repeat(1000));
     assert_eq!(many.len(), DIAGNOSTICS_MAX);
     assert_eq!(many[99], "100:1 `x` is not an instruction (and there are more errors)");
-    assert_eq!(errors(&"x\n".repeat(100))[99], "100:1 `x` is not an instruction");
+    assert_eq!(errors(&("FROM m\n".to_owned() + &"x\n".repeat(100)))[99], "101:1 `x` is not an instruction");
 }
 
 #[test]
@@ -188,9 +197,10 @@ fn a_new_system_changes_nothing_else() {
 
 #[test]
 fn the_canonical_form_quotes_where_it_must() {
-    let text = "from  m\n# c\nsystem \"\"\"plain\"\"\"\nmessage user \" a\"\nmessage user \"\"\"a\n\"b\"\n\"\"\"\nparameter stop \"\"\"\"x\"\"\"";
-    let printed = "FROM m\nSYSTEM plain\nMESSAGE user \" a\"\nMESSAGE user \"\"\"a\n\"b\"\n\"\"\"\nPARAMETER stop \"\"\"\"x\"\"\"\n";
+    let text = "# a\r\n\r\n\r\n#b\r\nfrom  m  \n\t# c \n\n\n\nsystem \"\"\"plain\"\"\"\nmessage user \" a\"\nmessage user \"\"\"a\n\"b\"\n\"\"\"\nparameter stop \"\"\"\"x\"\"\"\n\n# end\n\n";
+    let printed = "# a\n\n#b\nFROM m\n# c\n\nSYSTEM plain\nMESSAGE user \" a\"\nMESSAGE user \"\"\"a\n\"b\"\n\"\"\"\nPARAMETER stop \"\"\"\"x\"\"\"\n\n# end\n";
     assert_eq!(parsed(text).modelfile.to_canonical(), printed);
+    assert_eq!(parsed(printed).modelfile.to_canonical(), printed);
 }
 
 #[test]
@@ -232,7 +242,12 @@ proptest! {
     #[test]
     fn any_file_that_is_read_survives_printing(lines in proptest::collection::vec("(SYSTEM |LICENSE |#|MESSAGE user )?[a\" \\t\\r\"]{0,6}\"{0,4}", 0..6)) {
         if let Ok(Parsed { modelfile, .. }) = Modelfile::parse(&format!("FROM m\n{}", lines.join("\n"))) {
-            prop_assert_eq!(parsed(&modelfile.to_canonical()).modelfile, modelfile);
+            let printed = modelfile.to_canonical();
+            let comments = |text: &str| text.matches('#').count();
+            prop_assert_eq!(comments(&printed), comments(modelfile.text()));
+            let again = parsed(&printed).modelfile;
+            prop_assert_eq!(again.to_canonical(), printed);
+            prop_assert_eq!(again, modelfile);
         }
     }
 

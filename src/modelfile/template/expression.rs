@@ -147,8 +147,8 @@ impl<'a> Reader<'a> {
         let from_root = word.strip_prefix('$');
         let in_range = self.scope.in_range && from_root.is_none();
         Ok(match (from_root.unwrap_or(word), in_range) {
-            (".Role", true) => "message.role",
-            (".Content", true) => "message.content",
+            (".Role", true) => "at.role",
+            (".Content", true) => "at.content",
             (".System", false) => "System",
             (".Prompt", false) => "Prompt",
             (".Response", false) => "Response",

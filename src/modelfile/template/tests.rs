@@ -33,6 +33,10 @@ fn turns_are_rendered_as_ollama_renders_them() {
         ("{{ if .Prompt }}{{ .Prompt }}>{{ .Response }};{{ else }}-{{ end }}!", TALK, "A>B;!C>"),
         ("{{ .Prompt }}>{{ .Response }};", &[("user", "A"), ("assistant", "B")], "A>B"),
         ("{{ .Prompt }}.", &[("user", "A"), ("user", "B")], "A\n\nB."),
+        ("{{ .Prompt }}{{ if .Response }}[{{ .Response }}]{{ end }}!", &[("user", "A"), ("assistant", "B")], "A[B"),
+        ("{{ .Prompt }}{{ if .Response }}!{{ else }}<assistant>{{ end }}", &[("user", "A")], "A<assistant>"),
+        ("{{ if not .Response }}<open>{{ end }}{{ .Prompt }}>{{ .Response }};", &[("user", "A")], "<open>A>"),
+        ("{{ if .System }}{{ .Response }}{{ else if .Response }}!{{ end }}{{ .Prompt }}", &[("user", "A")], ""),
         ("{{ .System }}{{ .Prompt }}.", &[("user", "A"), ("system", "S"), ("user", "B")], "A.SB."),
         ("  {{ .Prompt }}  \n", &[("user", "{{ x }} & {% y %}")], "  {{ x }} & {% y %}  \n"),
         (" \n{{- .Prompt -}}\n x", &[("user", "A")], "Ax"),
@@ -57,11 +61,20 @@ fn messages_are_ranged_over() {
             "{{ if .Messages }}{{ range $.Messages }}{{ .Content }}{{ else }}none{{ end }}{{ else }}{{ .Prompt }}{{ end }}",
             "SABC",
         ),
+        ("{{ range $i, $m := .Messages }}{{ .Content }}{{ else }}none{{ end }}", "SABC"),
         ("{{ if and .Messages (not .Prompt) }}y{{ end }}{{ if or .Prompt .Response }}n{{ end }}", "y"),
         ("{{ range .Messages }}{{ if (ne .Role `user` ) }}{{ .Content }}{{ end }}{{ end }}{{ \"}}\\n\" }}", "SB}}\n"),
     ] {
         assert_eq!(render(go, TALK, true), expected, "{go}");
     }
+}
+
+#[test]
+fn neighbours_of_one_role_are_one_message() {
+    let talk = [("system", "S"), ("system", "T"), ("user", "A"), ("user", "B"), ("assistant", "C"), ("user", "D")];
+    let go = "{{ .System }}:{{ range .Messages }}({{ .Role }} {{ .Content }}){{ else }}none{{ end }}";
+    assert_eq!(render(go, &talk, true), "S\n\nT:(system S\n\nT)(user A\n\nB)(assistant C)(user D)");
+    assert_eq!(render(go, &[], true), ":none");
 }
 
 #[test]
@@ -72,6 +85,7 @@ fn jinja_stays_as_it_is() {
         "{{ bos_token }}",
         "{% for m in messages %}{{ m.content }}{% endfor %}",
         "{{ messages[0].content }}",
+        "{{ \"<s>\" ~ messages[0].content }}",
     ] {
         assert_eq!(to_jinja(jinja).as_deref(), Ok(jinja));
     }
@@ -82,9 +96,11 @@ fn what_lies_outside_is_refused_where_it_stands() {
     for (go, text, reason) in [
         ("{{ .Tools }}", "{{ .Tools }}", "isn't supported"),
         ("a{{ .System }}b{{ $x := .Prompt }}", "{{ $x := .Prompt }}", "isn't supported"),
+        ("{{ range $i, $m := .Messages }}{{ $m.Content }}{{ end }}", "{{ $m.Content }}", "isn't supported"),
+        ("{{ range .Tools }}{{ end }}", "{{ range .Tools }}", "isn't supported: only `range .Messages` is"),
         (
-            "{{ range $i, $m := .Messages }}{{ end }}",
-            "{{ range $i, $m := .Messages }}",
+            "{{ range x := .Messages }}{{ end }}",
+            "{{ range x := .Messages }}",
             "isn't supported: only `range .Messages` is",
         ),
         ("{{ .Prompt | upper }}", "{{ .Prompt | upper }}", "isn't supported"),
