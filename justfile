@@ -12,6 +12,10 @@ test *FILTER:
 check:
     cargo clippy --locked --all-targets -- -D warnings
 
+# Fuzz one parser for a while: just fuzz gguf 60
+fuzz TARGET SECONDS="60":
+    tools/fuzz {{TARGET}} {{SECONDS}}
+
 # Speed, as ratios against peers in the same run
 bench *ARGS:
     tools/bench {{ARGS}}
