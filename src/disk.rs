@@ -395,7 +395,10 @@ impl PartialFile {
         let mut name = path.as_os_str().to_owned();
         name.push(".partial");
         let partial = PathBuf::from(name);
-        let file = File::create(&partial).map_err(|e| DiskError::new("create", &partial, e))?;
+        // What lies there is a leftover, or a link that a hostile drive wants followed: it is removed, never written through.
+        remove(&partial)?;
+        let created = OpenOptions::new().write(true).create_new(true).open(&partial);
+        let file = created.map_err(|e| DiskError::new("create", &partial, e))?;
         Ok(Self { file: Some(file), partial, path: path.into() })
     }
 
@@ -533,5 +536,16 @@ mod tests {
         drop(partial);
         assert_eq!(read(&path, 9).expect("it is there"), b"old");
         assert_eq!(list(folder.path()).expect("it can be listed"), ["file"]);
+    }
+
+    #[test]
+    fn a_link_in_the_way_is_not_written_through() {
+        let folder = TestFolder::new();
+        let (victim, path) = (folder.path().join("victim"), folder.path().join("file"));
+        write(&victim, b"kept").expect("the folder can be written");
+        std::os::unix::fs::symlink(&victim, folder.path().join("file.partial")).expect("links can be made here");
+        write(&path, b"new").expect("the folder can be written");
+        assert_eq!(read(&victim, 9).expect("it is there"), b"kept");
+        assert_eq!(read(&path, 9).expect("it is there"), b"new");
     }
 }
