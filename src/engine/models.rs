@@ -14,14 +14,16 @@ pub use crate::engine::checkpoint::{LoadProgress, ModelConfig};
 
 use self::llama::Llama;
 
-/// How many tokens of a prompt are computed at once; cancelling waits for a layer of at most these.
-const PREFILL_TOKENS: usize = 256;
+/// How many tokens of a prompt are computed at once unless asked otherwise; cancelling waits for a layer of these.
+const NUM_BATCH: usize = 256;
 
 /// How a model is loaded.
 #[derive(Clone, Debug)]
 pub struct LoadOptions {
     /// How many tokens of context to make room for; 0 means all that the model was trained for.
     pub num_ctx: usize,
+    /// How many tokens of a prompt are computed at once; `None` leaves it to the engine.
+    pub num_batch: Option<usize>,
     /// How many threads compute; `None` as many as the machine runs at once.
     pub threads: Option<usize>,
     /// The precision of activations in quantised matrices.
@@ -32,7 +34,7 @@ pub struct LoadOptions {
 
 impl Default for LoadOptions {
     fn default() -> Self {
-        Self { num_ctx: 0, threads: None, activations: Activations::default(), simd: true }
+        Self { num_ctx: 0, num_batch: None, threads: None, activations: Activations::default(), simd: true }
     }
 }
 
@@ -81,6 +83,7 @@ pub struct Model {
     caches: Vec<Cache>,
     len: usize,
     num_ctx: usize,
+    num_batch: usize,
     logits: Vec<f32>,
 }
 
@@ -109,7 +112,8 @@ impl Model {
         backend.finish(weights)?;
         let caches = llama.caches(&backend);
         let num_ctx = num_ctx(&config, options);
-        Ok(Self { config, backend, llama, caches, len: 0, num_ctx, logits: Vec::new() })
+        let num_batch = options.num_batch.unwrap_or(NUM_BATCH).max(1);
+        Ok(Self { config, backend, llama, caches, len: 0, num_ctx, num_batch, logits: Vec::new() })
     }
 
     /// How many bytes of memory the model in `folder` will take: weights, and the cache at its full length.
@@ -195,7 +199,7 @@ impl Model {
             return Err(ForwardError::Full { num_ctx: self.num_ctx });
         }
         let mut last = None;
-        for block in tokens.chunks(PREFILL_TOKENS) {
+        for block in tokens.chunks(self.num_batch) {
             let states = self.llama.forward(&self.backend, block, self.len, &mut self.caches, cancelled);
             let states = states.ok_or(ForwardError::Cancelled)?;
             self.len += block.len();

@@ -127,6 +127,7 @@ impl App {
         let host = Host::probe()?;
         let load = LoadOptions {
             num_ctx: resolved.setup.parameters.num_ctx.unwrap_or(0),
+            num_batch: resolved.setup.parameters.num_batch,
             threads: Some(resolved.setup.parameters.num_thread.unwrap_or(host.physical_cores)),
             ..LoadOptions::default()
         };

@@ -26,7 +26,7 @@ fn read(path: &Path) -> Value {
 }
 
 fn load(folder: &Path, activations: Activations, simd: bool) -> Model {
-    let options = LoadOptions { activations, simd, num_ctx: 1024, ..LoadOptions::default() };
+    let options = LoadOptions { activations, simd, num_ctx: 1024, num_batch: Some(7), ..LoadOptions::default() };
     let loaded = Model::load(&VerifiedFolder::unlisted(folder), &options, &mut |_| ControlFlow::Continue(()));
     loaded.unwrap_or_else(|e| panic!("{}: {e}", folder.display()))
 }
