@@ -11,7 +11,7 @@ use tilekit::engine::models::{LoadOptions, Model};
 use tilekit::engine::worker::{LoadState, Worker};
 use tilekit::engine::{Completion, Engine, EngineOptions, Piece};
 use tilekit::host::Host;
-use tilekit::library::Library;
+use tilekit::library::{Library, ModelEntry};
 use tilekit::modelfile::{MODELFILE_BYTES_MAX, Modelfile, Parsed, Source};
 use tilekit::sampling::{Effect, Parameters};
 use tilekit::verified::VerifiedFolder;
@@ -21,9 +21,8 @@ use crate::args::{EngineChoice, RunArguments};
 use crate::failure::{Code, Failure};
 use crate::repl::markdown::code::Syntaxes;
 use crate::repl::markdown::{Markdown, Mode};
+use crate::repl::thoughts::Thoughts;
 use crate::terminal::Stream;
-use crate::terminal::escape::Neutraliser;
-use crate::terminal::style::paint;
 
 /// What `tiles run` resolved: where the weights are and how the model is asked.
 pub(crate) struct Resolved {
@@ -95,10 +94,15 @@ impl App {
             Source::Path(from) => {
                 let folder = path.parent().unwrap_or(Path::new(".")).join(from);
                 if !disk::is_folder(&folder) {
-                    return Err(absent(from));
+                    return Err(if disk::exists(&folder) { not_imported(&folder) } else { absent(from) });
                 }
-                self.terminal.warn("this model is used where it lies, and nothing vouches for its files");
-                (from.clone(), VerifiedFolder::unlisted(&folder))
+                match listed(library, &folder)? {
+                    Some(model) => (model.name().to_owned(), model.folder()),
+                    None => {
+                        self.terminal.warn("this model is used where it lies, and nothing vouches for its files");
+                        (from.clone(), VerifiedFolder::unlisted(&folder))
+                    }
+                }
             }
         };
         Ok((name, folder, modelfile))
@@ -174,41 +178,51 @@ fn resolve_name(library: &Library, name: &str) -> Result<(String, VerifiedFolder
     Ok((name.into(), model.folder(), parsed.modelfile))
 }
 
+/// The model of the bundle whose folder this is: then its files are verified, by whichever path it was named.
+fn listed<'a>(library: &'a Library, folder: &Path) -> Result<Option<&'a ModelEntry>, Failure> {
+    let folder = disk::canonical(folder)?;
+    for summary in library.list() {
+        let model = library.find(&summary.name)?;
+        if disk::canonical(model.path()).is_ok_and(|path| path == folder) {
+            return Ok(Some(model));
+        }
+    }
+    Ok(None)
+}
+
+fn not_imported(file: &Path) -> Failure {
+    let name = file.file_stem().map_or("NAME".into(), |stem| stem.to_string_lossy().to_lowercase());
+    let hint = format!("run `tiles model import {}`, then write `FROM {name}`", file.display());
+    Failure::new(Code::Model, format!("`{}` must be imported before it can answer", file.display()), hint)
+}
+
 fn absent(from: &str) -> Failure {
     let hint = "import it with `tiles model import PATH`, copy it from another bundle with `tiles model export`, or name \
                 one that `tiles model list` shows";
     Failure::new(Code::Model, format!("the model `{from}` isn't on this drive"), hint)
 }
 
-/// Shows a reply while it comes: the answer rendered on stdout, thoughts dim on stderr.
+/// Shows a reply while it comes: the answer rendered on stdout, thoughts dim on stderr, in full or folded into one line.
 pub(crate) struct Screen<'a> {
     app: &'a App,
     markdown: Markdown,
-    thoughts: Neutraliser,
-    is_thinking: bool,
+    thoughts: Thoughts<'a>,
     failed: Option<crate::terminal::TerminalError>,
 }
 
 impl<'a> Screen<'a> {
-    pub(crate) fn new(app: &'a App, syntaxes: &Rc<Syntaxes>) -> Self {
+    pub(crate) fn new(app: &'a App, syntaxes: &Rc<Syntaxes>, folds: bool) -> Self {
         let styles = app.terminal.styles(Stream::Out);
         let markdown = Markdown::new(Mode::of(&app.terminal), styles, Rc::clone(syntaxes));
-        Self { app, markdown, thoughts: Neutraliser::default(), is_thinking: false, failed: None }
+        Self { app, markdown, thoughts: Thoughts::new(&app.terminal, folds), failed: None }
     }
 
     /// Shows the next piece.
     pub(crate) fn show(&mut self, piece: Piece) {
         match piece {
-            Piece::Reasoning(text) if self.app.terminal.is_terminal(Stream::Err) => {
-                let dim = self.app.terminal.styles(Stream::Err).dim;
-                self.app.terminal.say_piece(&paint(dim, &self.thoughts.feed(&text)));
-                self.is_thinking = true;
-            }
-            Piece::Reasoning(_) => {}
+            Piece::Reasoning(text) => self.thoughts.show(&text),
             Piece::Text(text) => {
-                if std::mem::take(&mut self.is_thinking) {
-                    self.app.terminal.say_piece("\n\n");
-                }
+                self.thoughts.finish();
                 let shown = self.markdown.feed(&text);
                 self.print(&shown);
             }
@@ -217,6 +231,7 @@ impl<'a> Screen<'a> {
 
     /// Shows what was held back, and ends the last line.
     pub(crate) fn finish(mut self) -> Result<(), Failure> {
+        self.thoughts.finish();
         let rest = self.markdown.finish();
         self.print(&rest);
         match self.failed {
