@@ -93,8 +93,12 @@ impl App {
                 }
             };
             let spinner = self.terminal.spinner("Unlocking");
+            let began = std::time::Instant::now();
             let opened = key_file.open(passphrase);
             drop(spinner);
+            if self.global.verbose {
+                self.terminal.say(&format!("key derived in {} ms", began.elapsed().as_millis()));
+            }
             match opened {
                 Ok(unlocked) => {
                     if let Some(flaw) = unlocked.flaw {
