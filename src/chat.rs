@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::engine::worker::{Event, Next, Worker};
-use crate::engine::{Completion, EngineError, FinishReason, Fit, Piece, Request, Think};
+use crate::engine::{Completion, EngineError, FinishReason, Fit, Grammar, Piece, Request, Think};
 use crate::hint::Hint;
 use crate::message::{Message, Role, SessionId};
 use crate::sampling::Parameters;
@@ -55,6 +55,8 @@ pub struct Setup {
     pub template: Option<String>,
     /// How much the model shall think.
     pub think: Option<Think>,
+    /// What answers must look like.
+    pub grammar: Option<Grammar>,
 }
 
 /// A conversation and where it is kept.
@@ -110,6 +112,7 @@ impl ChatSession {
             num_keep: self.setup.parameters.num_keep,
             template: self.setup.template.clone(),
             think: self.setup.think,
+            grammar: self.setup.grammar.clone(),
         }
     }
 

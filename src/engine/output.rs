@@ -2,7 +2,7 @@
 
 use super::EngineError;
 use super::harmony::{Harmony, Tags};
-use super::reasoning::{Piece, ReasoningSplit};
+use super::reasoning::{OPEN, Piece, ReasoningSplit};
 use super::stop::StopStrings;
 use super::tokenizer::{TextStream, Tokenizer};
 
@@ -105,6 +105,19 @@ impl Output {
             pieces.extend((!held.is_empty()).then_some(Piece::Text(held)));
         }
         Ok(pieces)
+    }
+
+    /// Whether the next token belongs to the answer, or would begin it: a grammar applies there.
+    pub(crate) fn is_answering(&self) -> bool {
+        match &self.harmony {
+            Some(harmony) => harmony.is_final(),
+            None => self.split.is_answering(),
+        }
+    }
+
+    /// The tag that may open a thought instead of an answer now.
+    pub(crate) fn thought_tag(&self) -> Option<&'static str> {
+        (self.harmony.is_none() && self.split.may_think()).then_some(OPEN)
     }
 
     /// Whether a stop string came.

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use tilekit::bundle::{Bundle, Verified};
 use tilekit::chat::Setup;
 use tilekit::disk;
+use tilekit::engine::grammar::GRAMMAR_BYTES_MAX;
 use tilekit::engine::models::{LoadOptions, Model};
 use tilekit::engine::worker::{LoadState, Worker};
-use tilekit::engine::{Completion, Engine, EngineOptions, Piece};
+use tilekit::engine::{Completion, Engine, EngineOptions, Grammar, Piece};
 use tilekit::host::Host;
 use tilekit::library::{Library, ModelEntry};
 use tilekit::modelfile::{MODELFILE_BYTES_MAX, Modelfile, Parsed, Source};
@@ -58,6 +59,7 @@ impl App {
             parameters,
             template: modelfile.template(),
             think: None,
+            grammar: run.schema.as_deref().map(read_schema).transpose()?,
         };
         Ok(Resolved { folder, setup, modelfile })
     }
@@ -157,6 +159,11 @@ impl App {
             std::thread::sleep(std::time::Duration::from_millis(20));
         }
     }
+}
+
+fn read_schema(path: &Path) -> Result<Grammar, Failure> {
+    let text = disk::read_text(path, GRAMMAR_BYTES_MAX)?;
+    Grammar::from_json_schema(&text).map_err(|error| Failure::from(error).with_code(Code::Usage))
 }
 
 /// Whether MODEL is the path of a Modelfile rather than a model's name.

@@ -66,6 +66,7 @@ fn code_of(error: &(dyn Error + 'static)) -> Code {
     use tilekit::chat::ChatError;
     use tilekit::engine::EngineError;
     use tilekit::engine::checkpoint::CheckpointError;
+    use tilekit::engine::grammar::GrammarError;
     use tilekit::engine::template::TemplateError;
     use tilekit::engine::tokenizer::TokenizerError;
     use tilekit::identity::KeyError;
@@ -84,7 +85,7 @@ fn code_of(error: &(dyn Error + 'static)) -> Code {
         return match error {
             EngineError::Load(error) => code_of(&**error),
             EngineError::Checkpoint(error) => code_of(error),
-            EngineError::TooLong { .. } => Code::Usage,
+            EngineError::TooLong { .. } | EngineError::Grammar(GrammarError::Unusable { .. }) => Code::Usage,
             EngineError::Tokenizer(
                 TokenizerError::Read(error) | TokenizerError::Config(TemplateError::Read(error)),
             )

@@ -13,6 +13,7 @@ mod modelfile;
 mod moved;
 mod pty;
 mod screen;
+mod schema;
 mod scripted;
 mod tidy;
 mod tokenizer;

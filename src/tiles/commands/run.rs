@@ -5,8 +5,8 @@ use std::rc::Rc;
 
 use serde_json::json;
 use tilekit::chat::{ChatSession, is_interrupted};
-use tilekit::engine::Completion;
 use tilekit::engine::worker::Worker;
+use tilekit::engine::{Completion, FinishReason};
 use tilekit::identity::{KeyFile, KeyStore as _};
 use tilekit::store::{Access, Store};
 
@@ -143,6 +143,10 @@ fn one_answer(
     after(app, &completion, arguments.stats);
     if is_interrupted(&completion) {
         return Err(Failure::new(Code::Interrupted, "interrupted", ""));
+    }
+    if arguments.schema.is_some() && completion.finish_reason == FinishReason::Length {
+        let hint = "raise `num_predict` or `num_ctx`, or simplify the schema";
+        return Err(Failure::new(Code::Failure, "the answer was cut before it was complete", hint));
     }
     Ok(())
 }
