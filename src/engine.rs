@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use crate::hint::Hint;
 use crate::message::Message;
+use crate::modelfile::Form;
 use crate::sampling::Sampling;
 use crate::time::Clock;
 use crate::verified::VerifiedFolder;
@@ -68,6 +69,9 @@ pub enum EngineError {
     /// The grammar can't be used.
     #[error(transparent)]
     Grammar(#[from] GrammarError),
+    /// `PARSER harmony` with a model that has no such tags.
+    #[error("this model's tokenizer has no Harmony tags, such as `<|channel|>`")]
+    NotHarmony,
     /// The newest message with the system's leaves no room for an answer.
     #[error("the message has {tokens} tokens with its instructions, but the context holds only {num_ctx}")]
     TooLong {
@@ -100,6 +104,7 @@ impl Hint for EngineError {
             Self::Sampler(error) => error.hint(),
             Self::Grammar(error) => error.hint(),
             Self::TooLong { .. } => Some("shorten the message, or raise `num_ctx`".into()),
+            Self::NotHarmony => Some("write `PARSER auto` in the Modelfile".into()),
             Self::EmptyPrompt => Some("correct the `TEMPLATE` of the Modelfile".into()),
             Self::Random(_) => Some("give a seed with `--seed`".into()),
             Self::Load(error) => error.hint(),
@@ -132,6 +137,8 @@ pub struct Request {
     pub template: Option<String>,
     /// How much the model shall think; `None` leaves it to the template.
     pub think: Option<Think>,
+    /// How the answer is taken apart: `PARSER`.
+    pub parser: Form,
     /// What the answer must look like; `None` leaves it free.
     pub grammar: Option<Grammar>,
 }
@@ -345,7 +352,8 @@ impl Engine {
         if fitted.tokens.is_empty() {
             return Err(EngineError::EmptyPrompt);
         }
-        Ok((fitted, Format::of(template.source(), &self.tokenizer)))
+        let format = Format::of(request.parser, template.source(), &self.tokenizer).ok_or(EngineError::NotHarmony)?;
+        Ok((fitted, format))
     }
 
     /// Begins an answer of a grammar.

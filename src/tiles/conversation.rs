@@ -1,5 +1,6 @@
 //! What a conversation is made of: model, Modelfile, flags, engine; and how a reply reaches the screen.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use tilekit::engine::worker::{LoadState, Worker};
 use tilekit::engine::{Completion, Engine, EngineOptions, Grammar, Piece};
 use tilekit::host::Host;
 use tilekit::library::{Library, ModelEntry};
+use tilekit::mir::Mir;
 use tilekit::modelfile::{MODELFILE_BYTES_MAX, Modelfile, Parsed, Source};
 use tilekit::sampling::{Effect, Parameters};
 use tilekit::verified::VerifiedFolder;
@@ -43,6 +45,7 @@ impl App {
         let (name, folder, modelfile) = match run.model.as_deref() {
             None => self.resolve_default(library)?,
             Some(path) if is_path(path) => self.resolve_modelfile(library, Path::new(path))?,
+            Some(mir) if mir.starts_with("mir:") => resolve_name(library, &resolve_mir(library, mir)?)?,
             Some(name) => resolve_name(library, name)?,
         };
         let mut parameters = modelfile.parameters().clone();
@@ -59,6 +62,7 @@ impl App {
             parameters,
             template: modelfile.template(),
             think: None,
+            parser: modelfile.parser(),
             grammar: run.schema.as_deref().map(read_schema).transpose()?,
         };
         Ok(Resolved { folder, setup, modelfile })
@@ -86,6 +90,11 @@ impl App {
         modelfile.check_requires(env!("CARGO_PKG_VERSION"))?;
         let (name, folder) = match modelfile.from() {
             Source::Name(name) => (name.clone(), library.find(name)?.folder()),
+            Source::Mir(mir) => {
+                let name = resolve_mir(library, mir)?;
+                let folder = library.find(&name)?.folder();
+                (name, folder)
+            }
             Source::Hub { org, name } => {
                 let source = format!("{org}/{name}");
                 let models = library.list();
@@ -172,6 +181,22 @@ fn is_path(model: &str) -> bool {
         || model == "Modelfile"
         || model.ends_with(".Modelfile")
         || model.ends_with(".modelfile")
+}
+
+/// The name of the model that has this identity by its own Modelfile.
+fn resolve_mir(library: &Library, wanted: &str) -> Result<String, Failure> {
+    let wanted: Mir = wanted.parse()?;
+    let mut known: BTreeMap<Mir, String> = BTreeMap::new();
+    for summary in library.list() {
+        let Some(text) = library.find(&summary.name)?.modelfile()? else { continue };
+        // What a model's own file has wrong is told where that model is run.
+        let mir = Modelfile::parse(&text).ok().and_then(|parsed| parsed.modelfile.mir().cloned());
+        if let Some(mir) = mir {
+            known.entry(mir).or_insert(summary.name);
+        }
+    }
+    let found = wanted.resolve(known.keys())?;
+    Ok(known[found].clone())
 }
 
 fn resolve_name(library: &Library, name: &str) -> Result<(String, VerifiedFolder, Modelfile), Failure> {

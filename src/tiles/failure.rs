@@ -90,7 +90,10 @@ fn code_of(error: &(dyn Error + 'static)) -> Code {
                 TokenizerError::Read(error) | TokenizerError::Config(TemplateError::Read(error)),
             )
             | EngineError::Template(TemplateError::Read(error)) => code_of(error),
-            EngineError::Tokenizer(_) | EngineError::Template(_) | EngineError::EmptyPrompt => Code::Model,
+            EngineError::Tokenizer(_)
+            | EngineError::Template(_)
+            | EngineError::EmptyPrompt
+            | EngineError::NotHarmony => Code::Model,
             _ => Code::Failure,
         };
     }
@@ -142,7 +145,13 @@ fn code_of(error: &(dyn Error + 'static)) -> Code {
     if error.is::<tilekit::host::HostError>() {
         return Code::Host;
     }
-    if error.is::<tilekit::modelfile::Diagnostics>() || error.is::<tilekit::sampling::ParameterError>() {
+    if error.is::<tilekit::mir::ResolveMirError>() {
+        return Code::Model;
+    }
+    if error.is::<tilekit::mir::ParseMirError>()
+        || error.is::<tilekit::modelfile::Diagnostics>()
+        || error.is::<tilekit::sampling::ParameterError>()
+    {
         return Code::Usage;
     }
     if error.is::<crate::terminal::TerminalError>() {

@@ -151,6 +151,23 @@ fn a_modelfile_names_its_model_by_path() {
 }
 
 #[test]
+fn a_model_is_found_by_its_identity() {
+    let bundle = TestBundle::new();
+    let model = checkpoint(&bundle, &["Added", " words."], false);
+    let own = Path::new(&model).join("Modelfile");
+    std::fs::write(own, "FROM .\nMIR mir:model.art.tiny-talker:q4\n").expect("target can be written");
+    bundle.ok(&["model", "import", &model, "--name", "mine"]);
+    assert_eq!(bundle.ok(&["run", "mir:model.art.tiny-talker", "-p", "hi"]), "Added words.\n");
+    let modelfile = beside(&bundle, "Modelfile").display().to_string();
+    std::fs::write(&modelfile, "FROM mir:model.artm.tiny-talker:q8\nRENDERER chatml\n").expect("target can be written");
+    assert_eq!(bundle.ok(&["run", &modelfile, "-p", "hi"]), "Added words.\n");
+    refused(&bundle.unlocked(&["run", "mir:model.art.tiny-talk", "-p", "hi"]), 4, "mir:model.art.tiny-talker:q4");
+    refused(&bundle.unlocked(&["run", "mir:model.tiny", "-p", "hi"]), 2, "isn't of the form");
+    std::fs::write(&modelfile, "FROM mine\nPARSER harmony\n").expect("target can be written");
+    refused(&bundle.unlocked(&["run", &modelfile, "-p", "hi"]), 4, "no Harmony tags");
+}
+
+#[test]
 fn json_is_alone_on_standard_output() {
     let bundle = TestBundle::new();
     let id = bundle.json(&["run", "-p", "hi"])["session"].as_str().expect("an id").to_owned();
