@@ -6,8 +6,27 @@
 use std::ops::ControlFlow;
 
 use crate::engine::checkpoint::{Checkpoint, CheckpointError, LoadProgress};
+use crate::hint::Hint;
 
 pub mod cpu;
+#[cfg(any(all(target_os = "macos", target_arch = "aarch64"), all(target_os = "linux", feature = "mlx")))]
+pub mod mlx;
+
+/// A backend can't compute: its device fails, or its memory doesn't suffice.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+#[error("the backend `{backend}` failed: {why}")]
+pub struct BackendError {
+    /// Which.
+    pub backend: &'static str,
+    /// What it says itself.
+    pub why: String,
+}
+
+impl Hint for BackendError {
+    fn hint(&self) -> Option<String> {
+        Some("close other programs, or use `--engine cpu`".into())
+    }
+}
 
 /// How queries meet keys and values.
 #[derive(Clone, Copy, Debug)]
@@ -113,6 +132,15 @@ pub trait Backend: Sized {
     /// The last row alone: `[1, width]`.
     fn last_row(&self, x: &Self::Tensor) -> Self::Tensor;
 
+    /// Has a lazy backend compute `x`, and with it the keys and values before it; others did so already.
+    ///
+    /// # Errors
+    /// The device fails. All caches must then be truncated to 0.
+    fn compute(&self, x: &Self::Tensor) -> Result<(), BackendError>;
+
     /// The values, row by row; a lazy backend computes them here.
-    fn to_floats(&self, x: Self::Tensor) -> Vec<f32>;
+    ///
+    /// # Errors
+    /// As [`Self::compute`].
+    fn to_floats(&self, x: Self::Tensor) -> Result<Vec<f32>, BackendError>;
 }

@@ -64,6 +64,12 @@ pub enum CheckpointError {
         /// What is wrong.
         why: String,
     },
+    /// The device that shall compute doesn't take the weights.
+    #[error("the device doesn't take the weights: {why}")]
+    Device {
+        /// What it says itself.
+        why: String,
+    },
     /// Loading was cancelled.
     #[error("loading was cancelled")]
     Cancelled,
@@ -79,6 +85,7 @@ impl Hint for CheckpointError {
             Self::Missing { .. } | Self::Malformed { .. } | Self::Tensor { .. } => {
                 Some("import the model again from its source".into())
             }
+            Self::Device { .. } => Some("close other programs, or use `--engine cpu`".into()),
             Self::Cancelled => None,
         }
     }

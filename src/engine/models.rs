@@ -2,8 +2,8 @@
 
 use std::ops::ControlFlow;
 
-use crate::engine::backend::Backend;
 use crate::engine::backend::cpu::{Activations, Cache, Cpu};
+use crate::engine::backend::{Backend, BackendError};
 use crate::engine::checkpoint::{Checkpoint, CheckpointError};
 use crate::hint::Hint;
 use crate::verified::VerifiedFolder;
@@ -61,6 +61,9 @@ pub enum ForwardError {
     /// Nothing to compute.
     #[error("no token was given")]
     Empty,
+    /// The backend failed; the cache is empty.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
 }
 
 impl Hint for ForwardError {
@@ -70,6 +73,7 @@ impl Hint for ForwardError {
             Self::Token { .. } => {
                 Some("import the model again: its tokenizer and its weights don't belong together".into())
             }
+            Self::Backend(error) => error.hint(),
             Self::Cancelled | Self::Empty => None,
         }
     }
@@ -161,28 +165,37 @@ impl Model {
     /// Appends `tokens` and gives the logits `[vocabulary]` after the last of them.
     ///
     /// # Errors
-    /// See [`ForwardError`]; the cache then holds what it held before.
+    /// See [`ForwardError`]; the cache then holds what it held before, or where the backend failed, nothing.
     pub fn forward(&mut self, tokens: &[u32], cancelled: &dyn Fn() -> bool) -> Result<&[f32], ForwardError> {
         let before = self.len;
-        let result = self.states(tokens, cancelled, &mut |_, _| ());
-        let states = result.inspect_err(|_| self.truncate(before))?;
-        let last = self.backend.last_row(&states);
-        self.logits = self.backend.to_floats(self.llama.logits(&self.backend, &last));
+        self.logits = self.last_logits(tokens, cancelled).inspect_err(|error| self.undo(before, error))?;
         Ok(&self.logits)
+    }
+
+    fn last_logits(&mut self, tokens: &[u32], cancelled: &dyn Fn() -> bool) -> Result<Vec<f32>, ForwardError> {
+        let states = self.states(tokens, cancelled, &mut |_, _| Ok(()))?;
+        let last = self.backend.last_row(&states);
+        Ok(self.backend.to_floats(self.llama.logits(&self.backend, &last))?)
     }
 
     /// Appends `tokens` and gives the logits after each of them, `[tokens, vocabulary]`: for scoring a text.
     ///
     /// # Errors
-    /// See [`ForwardError`]; the cache then holds what it held before.
+    /// As [`Self::forward`].
     pub fn forward_all(&mut self, tokens: &[u32]) -> Result<Vec<f32>, ForwardError> {
         let before = self.len;
         let mut all = Vec::new();
         let result = self.states(tokens, &|| false, &mut |model, states| {
-            all.extend(model.backend.to_floats(model.llama.logits(&model.backend, states)));
+            all.extend(model.backend.to_floats(model.llama.logits(&model.backend, states))?);
+            Ok(())
         });
-        result.inspect_err(|_| self.truncate(before))?;
+        result.inspect_err(|error| self.undo(before, error))?;
         Ok(all)
+    }
+
+    /// Brings the cache back to `len` tokens; a backend that failed leaves nothing that could be kept.
+    fn undo(&mut self, len: usize, error: &ForwardError) {
+        self.truncate(if matches!(error, ForwardError::Backend(_)) { 0 } else { len });
     }
 
     /// Computes block by block; `each` sees every block's final states, the last block's are returned.
@@ -190,7 +203,7 @@ impl Model {
         &mut self,
         tokens: &[u32],
         cancelled: &dyn Fn() -> bool,
-        each: &mut dyn FnMut(&Self, &<Cpu as Backend>::Tensor),
+        each: &mut dyn FnMut(&Self, &<Cpu as Backend>::Tensor) -> Result<(), BackendError>,
     ) -> Result<<Cpu as Backend>::Tensor, ForwardError> {
         if let Some(&token) = tokens.iter().find(|token| **token as usize >= self.config.vocab_size) {
             return Err(ForwardError::Token { token, vocab_size: self.config.vocab_size });
@@ -200,10 +213,13 @@ impl Model {
         }
         let mut last = None;
         for block in tokens.chunks(self.num_batch) {
+            if let Some(states) = &last {
+                self.backend.compute(states)?;
+            }
             let states = self.llama.forward(&self.backend, block, self.len, &mut self.caches, cancelled);
             let states = states.ok_or(ForwardError::Cancelled)?;
             self.len += block.len();
-            each(self, &states);
+            each(self, &states)?;
             last = Some(states);
         }
         last.ok_or(ForwardError::Empty)

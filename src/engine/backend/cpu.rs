@@ -8,7 +8,7 @@ use std::ops::{ControlFlow, Range};
 use self::kernels::{BlockOut, BlockTask, HeadTask, Kernels, TOKENS_MAX};
 use self::matrix::{Form, Matrix};
 use self::pool::Pool;
-use super::{Attention, Backend};
+use super::{Attention, Backend, BackendError};
 use crate::engine::checkpoint::{Checkpoint, CheckpointError, LoadProgress};
 
 mod simd;
@@ -418,8 +418,12 @@ impl Backend for Cpu {
         Tensor { rows: 1, width: x.width, values: x.row(last).to_vec() }
     }
 
-    fn to_floats(&self, x: Tensor) -> Vec<f32> {
-        x.values
+    fn compute(&self, _x: &Tensor) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    fn to_floats(&self, x: Tensor) -> Result<Vec<f32>, BackendError> {
+        Ok(x.values)
     }
 }
 
