@@ -14,7 +14,7 @@ pub mod mlx;
 
 /// A backend can't compute: its device fails, or its memory doesn't suffice.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
-#[error("the backend `{backend}` failed: {why}")]
+#[error("the engine `{backend}` can't compute: {why}")]
 pub struct BackendError {
     /// Which.
     pub backend: &'static str,
@@ -24,8 +24,70 @@ pub struct BackendError {
 
 impl Hint for BackendError {
     fn hint(&self) -> Option<String> {
-        Some("close other programs, or use `--engine cpu`".into())
+        Some("close other programs, or leave `--engine` out: it then takes the fastest that runs here".into())
     }
+}
+
+/// Which backend a person asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BackendChoice {
+    /// MLX where it finds a GPU, else our own.
+    #[default]
+    Auto,
+    /// Our own, on the processor.
+    Cpu,
+    /// MLX.
+    Mlx,
+}
+
+/// Which backend computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BackendKind {
+    /// Our own, on the processor.
+    Cpu,
+    /// MLX.
+    Mlx,
+}
+
+impl BackendKind {
+    /// Its name, as `--engine` takes it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Mlx => "mlx",
+        }
+    }
+}
+
+impl BackendChoice {
+    /// Which backend this comes to on this machine, and why.
+    ///
+    /// # Errors
+    /// It asks for MLX, which can't run here.
+    pub fn resolve(self) -> Result<(BackendKind, String), BackendError> {
+        let asked = |kind| Ok((kind, "as asked".to_owned()));
+        match self {
+            Self::Cpu => asked(BackendKind::Cpu),
+            Self::Mlx => mlx_finds_gpu().and_then(|_| asked(BackendKind::Mlx)),
+            Self::Auto => Ok(match mlx_finds_gpu() {
+                Ok(true) => (BackendKind::Mlx, "Metal is here".into()),
+                Ok(false) => (BackendKind::Cpu, "`mlx` finds no GPU".into()),
+                Err(BackendError { why, .. }) => (BackendKind::Cpu, format!("`mlx` can't run: {why}")),
+            }),
+        }
+    }
+}
+
+/// Whether MLX has a GPU to compute on.
+#[cfg(any(all(target_os = "macos", target_arch = "aarch64"), all(target_os = "linux", feature = "mlx")))]
+fn mlx_finds_gpu() -> Result<bool, BackendError> {
+    mlx::Mlx::new(false).map(|mlx| mlx.is_gpu())
+}
+
+/// Whether MLX has a GPU to compute on: it isn't even in this program.
+#[cfg(not(any(all(target_os = "macos", target_arch = "aarch64"), all(target_os = "linux", feature = "mlx"))))]
+fn mlx_finds_gpu() -> Result<bool, BackendError> {
+    Err(BackendError { backend: "mlx", why: "it isn't in this program; it needs a Mac with Apple silicon".into() })
 }
 
 /// How queries meet keys and values.

@@ -64,8 +64,8 @@ pub enum CheckpointError {
         /// What is wrong.
         why: String,
     },
-    /// The device that shall compute doesn't take the weights.
-    #[error("the device doesn't take the weights: {why}")]
+    /// What shall compute can't run here, or doesn't take the weights.
+    #[error("the engine can't compute: {why}")]
     Device {
         /// What it says itself.
         why: String,

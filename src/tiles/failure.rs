@@ -66,6 +66,7 @@ fn code_of(error: &(dyn Error + 'static)) -> Code {
     use tilekit::chat::ChatError;
     use tilekit::engine::EngineError;
     use tilekit::engine::checkpoint::CheckpointError;
+    use tilekit::engine::models::ForwardError;
     use tilekit::engine::template::TemplateError;
     use tilekit::engine::tokenizer::TokenizerError;
     use tilekit::identity::KeyError;
@@ -84,6 +85,7 @@ fn code_of(error: &(dyn Error + 'static)) -> Code {
         return match error {
             EngineError::Load(error) => code_of(&**error),
             EngineError::Checkpoint(error) => code_of(error),
+            EngineError::Forward(ForwardError::Backend(_)) => Code::Host,
             EngineError::TooLong { .. } => Code::Usage,
             EngineError::Tokenizer(
                 TokenizerError::Read(error) | TokenizerError::Config(TemplateError::Read(error)),
@@ -97,6 +99,7 @@ fn code_of(error: &(dyn Error + 'static)) -> Code {
         return match error {
             CheckpointError::Integrity(error) => code_of(error),
             CheckpointError::Cancelled => Code::Interrupted,
+            CheckpointError::Device { .. } => Code::Host,
             _ => Code::Model,
         };
     }
@@ -138,7 +141,7 @@ fn code_of(error: &(dyn Error + 'static)) -> Code {
     if let Some(error) = error.downcast_ref::<IntegrityError>() {
         return if matches!(error, IntegrityError::Disk(_)) { Code::Failure } else { Code::Integrity };
     }
-    if error.is::<tilekit::host::HostError>() {
+    if error.is::<tilekit::host::HostError>() || error.is::<tilekit::engine::backend::BackendError>() {
         return Code::Host;
     }
     if error.is::<tilekit::modelfile::Diagnostics>() || error.is::<tilekit::sampling::ParameterError>() {
