@@ -268,3 +268,6 @@ impl Backend for Mlx {
         floats.to_vec_exact().map_err(|error| failed(&error.to_string()))
     }
 }
+
+#[cfg(test)]
+mod tests;
