@@ -15,9 +15,11 @@ use crate::engine::checkpoint::{Checkpoint, CheckpointError, LoadProgress};
 
 mod raw;
 mod attention;
+mod experts;
 mod weights;
 
 pub use self::attention::Cache;
+pub use self::experts::{Experts, Routing};
 pub use self::weights::Weights;
 
 /// MLX on its default device.
@@ -122,6 +124,11 @@ impl Mlx {
     }
 }
 
+/// A number of the same type as `like`: beside one of another type, MLX would compute in the wider.
+fn scalar(value: f32, like: &Array) -> Result<Array> {
+    Array::from_f32(value).as_dtype(like.dtype())
+}
+
 fn failed(why: &str) -> BackendError {
     BackendError { backend: "mlx", why: why.into() }
 }
@@ -141,6 +148,67 @@ impl Linear {
             Matrix::Dense(matrix) => matrix.take_axis(&tokens, 0),
             Matrix::Packed(packed) => packed.rows(&tokens),
         }
+    }
+}
+
+impl Mlx {
+    fn experts(
+        &self,
+        weights: &mut Weights,
+        name: &str,
+        count: usize,
+        rows: usize,
+        columns: usize,
+    ) -> std::result::Result<Experts, CheckpointError> {
+        weights.take_experts(name, count, rows, columns)
+    }
+
+    fn shift(&self, vector: Array, by: f32) -> Array {
+        let shift = || vector.add(scalar(by, &vector)?);
+        self.keep(shift())
+    }
+
+    fn scale(&self, x: Tensor, factor: f32) -> Tensor {
+        let scale = || x.array.multiply(scalar(factor, &x.array)?);
+        Tensor { array: self.keep(scale()), ..x }
+    }
+
+    fn gelu_gate(&self, gate: Tensor, up: &Tensor) -> Tensor {
+        self.elements(&gate, up, |gate, up| {
+            let number = |value| scalar(value, gate);
+            let cube = gate.square()?.multiply(gate)?.multiply(number(0.044_715)?)?;
+            let inner = gate.add(cube)?.multiply(number((2.0 / std::f32::consts::PI).sqrt())?)?;
+            let gelu = ops::tanh(inner)?.add(number(1.0)?)?.multiply(gate)?.multiply(number(0.5)?)?;
+            gelu.multiply(up)
+        })
+    }
+
+    fn clipped_swiglu(&self, gate: Tensor, up: &Tensor, alpha: f32, limit: f32) -> Tensor {
+        self.elements(&gate, up, |gate, up| {
+            let number = |value| scalar(value, gate);
+            let gate = ops::minimum(gate, number(limit)?)?;
+            let up = ops::maximum(ops::minimum(up, number(limit)?)?, number(-limit)?)?;
+            let swish = ops::sigmoid(gate.multiply(number(alpha)?)?)?.multiply(&gate)?;
+            swish.multiply(up.add(number(1.0)?)?)
+        })
+    }
+
+    fn route(&self, scores: Tensor, chosen: usize) -> Routing {
+        let routing = Self::flat(&scores).and_then(|flat| Routing::new(&flat, scores.rows, scores.width, chosen));
+        routing.unwrap_or_else(|error| {
+            self.keep(Err(error));
+            Routing::nowhere(scores.rows, chosen)
+        })
+    }
+
+    fn expert_linears<const N: usize>(&self, x: &Tensor, experts: [&Experts; N], routing: &Routing) -> [Tensor; N] {
+        let flat = self.keep(Self::flat(x));
+        experts.map(|stack| self.tensor(routing.times(&flat, x.rows, x.width, stack), routing.pairs(), stack.rows))
+    }
+
+    fn combine(&self, x: Tensor, routing: &Routing) -> Tensor {
+        let sum = || routing.combine(&Self::flat(&x)?, x.width);
+        self.tensor(sum(), routing.tokens, x.width)
     }
 }
 
@@ -184,8 +252,8 @@ impl Backend for Mlx {
         Rope { wavelengths, head_dim: values.len() * 2 }
     }
 
-    fn cache(&self, _attention: &Attention) -> Cache {
-        Cache::new()
+    fn cache(&self, attention: &Attention) -> Cache {
+        Cache::new(attention.window)
     }
 
     fn truncate(&self, cache: &mut Cache, len: usize) {

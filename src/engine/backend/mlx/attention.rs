@@ -7,54 +7,76 @@ use mlx_rs::{Array, Dtype, ops};
 use super::raw;
 use crate::engine::backend::Attention;
 
-/// By how many positions room for keys and values grows.
+/// By how many positions room for keys and values grows, and how many beyond a window are kept, so that a conversation can
+/// go back a little.
 const STEP: usize = 256;
 
-/// Keys and values of one layer, each `[1, kv_heads, room, head_dim]`, the first `len` positions in use.
+/// Keys and values of one layer, each `[1, kv_heads, room, head_dim]`. They hold the positions `dropped..len`.
 pub struct Cache {
     arrays: Option<(Array, Array)>,
+    window: Option<usize>,
     room: usize,
+    dropped: usize,
     len: usize,
 }
 
 impl Cache {
-    pub(super) fn new() -> Self {
-        Self { arrays: None, room: 0, len: 0 }
+    pub(super) fn new(window: Option<usize>) -> Self {
+        Self { arrays: None, window, room: 0, dropped: 0, len: 0 }
     }
 
     /// Forgets positions. From 0 on, the arrays too: after a failure nothing of it may be left.
     pub(super) fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
         if len == 0 {
-            *self = Self::new();
+            *self = Self::new(self.window);
         }
+    }
+
+    /// The shortest length above 0 whose window is still there.
+    pub(super) fn shortest(&self) -> usize {
+        match self.window {
+            Some(window) if self.dropped > 0 => self.dropped + window - 1,
+            _ => 0,
+        }
+    }
+
+    /// Makes room for `count` positions more: drops those that no window reaches, then grows.
+    fn make_room(&mut self, attention: &Attention, keys: &Array, values: &Array, count: usize) -> Result<()> {
+        if self.arrays.is_some() && self.len + count <= self.dropped + self.room {
+            return Ok(());
+        }
+        let reach = self.window.map_or(0, |window| self.len.saturating_sub(window + STEP));
+        let dropped = reach.max(self.dropped);
+        let added = count.div_ceil(STEP) * STEP;
+        let shape = [1, attention.kv_heads as i32, added as i32, attention.head_dim as i32];
+        let grown = |old: Option<&Array>, dtype: Dtype| match old.filter(|_| self.len > dropped) {
+            Some(old) => {
+                let old = positions(old, attention, dropped - self.dropped, self.len - self.dropped)?;
+                ops::concatenate(&[old, ops::zeros_dtype(&shape, dtype)?], 2)
+            }
+            None => ops::zeros_dtype(&shape, dtype),
+        };
+        let old = self.arrays.as_ref();
+        let grown_keys = grown(old.map(|arrays| &arrays.0), keys.dtype())?;
+        let grown_values = grown(old.map(|arrays| &arrays.1), values.dtype())?;
+        self.arrays = Some((grown_keys, grown_values));
+        self.dropped = dropped;
+        self.room = self.len - dropped + added;
+        Ok(())
     }
 
     /// Appends `count` positions of keys and values, each `[1, kv_heads, count, head_dim]`.
     fn append(&mut self, attention: &Attention, keys: &Array, values: &Array, count: usize) -> Result<()> {
-        let (first, end) = (self.len, self.len + count);
-        if self.arrays.is_none() || end > self.room {
-            let added = count.div_ceil(STEP) * STEP;
-            let shape = [1, attention.kv_heads as i32, added as i32, attention.head_dim as i32];
-            let grown = |old: Option<&Array>, dtype: Dtype| match old.filter(|_| first > 0) {
-                Some(old) => {
-                    let old = positions(old, attention, 0, first)?;
-                    ops::concatenate(&[old, ops::zeros_dtype(&shape, dtype)?], 2)
-                }
-                None => ops::zeros_dtype(&shape, dtype),
-            };
-            let old = self.arrays.as_ref();
-            let keys = grown(old.map(|arrays| &arrays.0), keys.dtype())?;
-            self.arrays = Some((keys, grown(old.map(|arrays| &arrays.1), values.dtype())?));
-            self.room = first + added;
-        }
+        self.make_room(attention, keys, values, count)?;
         if let Some((old_keys, old_values)) = &self.arrays {
+            let first = self.len - self.dropped;
             let start = [0, 0, first as i32, 0];
-            let stop = [1, attention.kv_heads as i32, end as i32, attention.head_dim as i32];
+            let stop = [1, attention.kv_heads as i32, (first + count) as i32, attention.head_dim as i32];
             let keys = raw::slice_update(old_keys, keys, &start, &stop)?;
             self.arrays = Some((keys, raw::slice_update(old_values, values, &start, &stop)?));
         }
-        self.len = end;
+        self.len += count;
         Ok(())
     }
 
@@ -70,10 +92,10 @@ impl Cache {
         let first = self.len;
         self.append(attention, keys, values, count)?;
         // What the first query's window doesn't reach, no other's does.
-        let start = attention.window.map_or(0, |window| (first + 1).saturating_sub(window));
+        let start = attention.window.map_or(0, |window| (first + 1).saturating_sub(window)).max(self.dropped);
         let Some((keys, values)) = &self.arrays else { return Ok(queries.clone()) };
-        let keys = positions(keys, attention, start, self.len)?;
-        let values = positions(values, attention, start, self.len)?;
+        let keys = positions(keys, attention, start - self.dropped, self.len - self.dropped)?;
+        let values = positions(values, attention, start - self.dropped, self.len - self.dropped)?;
         let window = attention.window.filter(|window| self.len > *window);
         let window_mask = window.filter(|_| count > 1).map(|window| window_mask(first, count, start, window));
         let mask = match &window_mask {

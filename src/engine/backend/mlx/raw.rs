@@ -126,8 +126,15 @@ pub(super) fn quantized_matmul(x: &Array, matrix: &Packed) -> Result<Array> {
     })
 }
 
-/// `x` times those of the transposed matrices that `chosen` names.
-pub(super) fn gather_qmm(x: &Array, stack: &Packed, chosen: &Array) -> Result<Array> {
+/// Products of the rows of `x` that `rows` names, or of all of them one after another, and the transposed matrices that
+/// `chosen` names; `sorted` promises that `chosen` is.
+pub(super) fn gather_qmm(
+    x: &Array,
+    stack: &Packed,
+    rows: Option<&Array>,
+    chosen: &Array,
+    sorted: bool,
+) -> Result<Array> {
     let Packing { group_size, bits, mode } = stack.packing;
     operation("gather_qmm", |out, stream| {
         // SAFETY: as above.
@@ -138,13 +145,13 @@ pub(super) fn gather_qmm(x: &Array, stack: &Packed, chosen: &Array) -> Result<Ar
                 stack.weight.as_ptr(),
                 stack.scales.as_ptr(),
                 stack.biases(),
-                pointer(None),
+                pointer(rows),
                 chosen.as_ptr(),
                 true,
                 some(group_size),
                 some(bits),
                 mode.as_ptr(),
-                false,
+                sorted,
                 stream,
             )
         }

@@ -67,6 +67,7 @@ fn attention_is_the_same_however_the_cache_grew() {
         let mut pieces = vec![(250, 255), (255, 256), (256, 257), (257, 513), (513, LEN)];
         pieces.extend((500..520).map(|position| (position, position + 1)));
         for (first, end) in pieces {
+            assert!(cache.shortest() <= first, "a step beyond the window is kept");
             mlx.truncate(&mut cache, first);
             let found = attend(&mut cache, first, end);
             let expected = &whole[first * 32..end * 32];
@@ -74,6 +75,11 @@ fn attention_is_the_same_however_the_cache_grew() {
             assert_eq!(found.len(), expected.len());
             assert!(worst < 1e-5, "window {window:?}, positions {first}..{end}: {worst}");
         }
+        assert_eq!(
+            cache.shortest() > 0,
+            window.is_some_and(|window| window < 256),
+            "what no window reaches is dropped"
+        );
     }
 }
 

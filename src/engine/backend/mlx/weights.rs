@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use mlx_rs::{Array, Dtype, error::Exception};
 
 use super::raw::{Buffer, Packed, Packing};
-use super::{Linear, Matrix};
+use super::{Experts, Linear, Matrix};
 use crate::engine::checkpoint::{self, Checkpoint, CheckpointError, LoadProgress, ModelConfig, TensorInfo};
 
 /// Weights that were read and that no layer has taken yet, by their names in the file.
@@ -56,6 +56,23 @@ impl Weights {
         let has_bias = self.arrays.contains_key(&bias_name);
         let bias = if has_bias { Some(self.take_vector(&bias_name, rows)?) } else { None };
         Ok(Linear { matrix, bias, rows, columns })
+    }
+
+    /// Takes the matrices of all experts and their biases.
+    pub(super) fn take_experts(
+        &mut self,
+        name: &str,
+        count: usize,
+        rows: usize,
+        columns: usize,
+    ) -> Result<Experts, CheckpointError> {
+        let matrix = self.take_matrix(name, &[count], rows, columns)?;
+        let bias = self.arrays.remove(&format!("{name}.bias"));
+        if let Some(found) = bias.as_ref().map(Array::shape).filter(|shape| *shape != [count as i32, rows as i32]) {
+            let why = format!("its shape is {found:?} where `config.json` asks for [{count}, {rows}]");
+            return Err(CheckpointError::Tensor { name: format!("{name}.bias"), why });
+        }
+        Ok(Experts { matrix, bias, rows })
     }
 
     /// Takes the matrix `[rows, columns]`, or where `stack` has a number, so many of them.
