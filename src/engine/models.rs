@@ -2,31 +2,46 @@
 
 use std::ops::ControlFlow;
 
-use crate::engine::backend::Backend;
-use crate::engine::backend::cpu::{Activations, Cache, Cpu};
+use crate::engine::backend::cpu::cache::BEYOND_WINDOW;
+use crate::engine::backend::cpu::{Activations, Cpu};
+#[cfg(any(all(target_os = "macos", target_arch = "aarch64"), all(target_os = "linux", feature = "mlx")))]
+use crate::engine::backend::mlx::Mlx;
+use crate::engine::backend::{BackendChoice, BackendError, BackendKind};
 use crate::engine::checkpoint::{Checkpoint, CheckpointError};
 use crate::hint::Hint;
 use crate::verified::VerifiedFolder;
 
-pub mod llama;
+mod architecture;
+mod rope;
+mod dense;
+mod llama;
+mod qwen2;
+mod qwen3;
+mod gemma3;
+mod gpt_oss;
+mod runner;
 
 pub use crate::engine::checkpoint::{LoadProgress, ModelConfig};
 
-use self::llama::Llama;
+use self::runner::{Run, Runner};
 
-/// How many tokens of a prompt are computed at once unless asked otherwise; cancelling waits for a layer of these.
+/// How many tokens of a prompt are computed at once unless asked otherwise; cancelling waits for a layer of these on the
+/// processor, and for all layers on a GPU.
 const NUM_BATCH: usize = 256;
 
 /// How a model is loaded.
 #[derive(Clone, Debug)]
 pub struct LoadOptions {
+    /// What computes.
+    pub backend: BackendChoice,
     /// How many tokens of context to make room for; 0 means all that the model was trained for.
     pub num_ctx: usize,
     /// How many tokens of a prompt are computed at once; `None` leaves it to the engine.
     pub num_batch: Option<usize>,
     /// How many threads compute; `None` as many as the machine runs at once.
     pub threads: Option<usize>,
-    /// The precision of activations in quantised matrices.
+    /// The precision of activations in quantised matrices. MLX knows float32 and the checkpoint's own type, which it takes
+    /// for anything else on a GPU.
     pub activations: Activations,
     /// Whether vector instructions are used; off only to test them.
     pub simd: bool,
@@ -34,7 +49,14 @@ pub struct LoadOptions {
 
 impl Default for LoadOptions {
     fn default() -> Self {
-        Self { num_ctx: 0, num_batch: None, threads: None, activations: Activations::default(), simd: true }
+        Self {
+            backend: BackendChoice::default(),
+            num_ctx: 0,
+            num_batch: None,
+            threads: None,
+            activations: Activations::default(),
+            simd: true,
+        }
     }
 }
 
@@ -61,6 +83,9 @@ pub enum ForwardError {
     /// Nothing to compute.
     #[error("no token was given")]
     Empty,
+    /// The backend failed; the cache is empty.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
 }
 
 impl Hint for ForwardError {
@@ -70,6 +95,7 @@ impl Hint for ForwardError {
             Self::Token { .. } => {
                 Some("import the model again: its tokenizer and its weights don't belong together".into())
             }
+            Self::Backend(error) => error.hint(),
             Self::Cancelled | Self::Empty => None,
         }
     }
@@ -78,18 +104,14 @@ impl Hint for ForwardError {
 /// A loaded model with the keys and values of the tokens it has seen.
 pub struct Model {
     config: ModelConfig,
-    backend: Cpu,
-    llama: Llama<Cpu>,
-    caches: Vec<Cache>,
-    len: usize,
+    runner: Box<dyn Run>,
     num_ctx: usize,
-    num_batch: usize,
     logits: Vec<f32>,
 }
 
 impl std::fmt::Debug for Model {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Model").field("config", &self.config).field("len", &self.len).finish_non_exhaustive()
+        f.debug_struct("Model").field("config", &self.config).field("len", &self.len()).finish_non_exhaustive()
     }
 }
 
@@ -97,23 +119,38 @@ impl Model {
     /// Loads the checkpoint in `folder`. `progress` hears of bytes read and cancels by breaking.
     ///
     /// # Errors
-    /// The checkpoint is damaged, incomplete or of a kind that isn't known here.
+    /// The checkpoint is damaged, incomplete or of a kind that isn't known here; the backend that was asked for can't run.
     pub fn load(
         folder: &VerifiedFolder,
         options: &LoadOptions,
         progress: &mut dyn FnMut(LoadProgress) -> ControlFlow<()>,
     ) -> Result<Self, CheckpointError> {
         let checkpoint = Checkpoint::open(folder)?;
+        let (kind, _) = options.backend.resolve().map_err(device)?;
+        let runner: Box<dyn Run> = match kind {
+            BackendKind::Cpu => {
+                let threads = options.threads.or_else(|| std::thread::available_parallelism().ok().map(Into::into));
+                let cpu = Cpu::new(threads.unwrap_or(1), options.activations, options.simd);
+                let engine = format!("cpu ({}, {} threads)", cpu.instruction_set(), cpu.threads());
+                let num_batch = options.num_batch.unwrap_or(NUM_BATCH);
+                Box::new(Runner::load(cpu, engine, num_batch, &checkpoint, progress)?)
+            }
+            #[cfg(any(all(target_os = "macos", target_arch = "aarch64"), all(target_os = "linux", feature = "mlx")))]
+            BackendKind::Mlx => {
+                let mlx = Mlx::new(options.activations == Activations::Float32).map_err(device)?;
+                // A GPU has its full speed only with more tokens at once.
+                let (place, factor) = if mlx.is_gpu() { ("Metal", 2) } else { ("processor", 1) };
+                let num_batch = options.num_batch.unwrap_or(NUM_BATCH * factor);
+                Box::new(Runner::load(mlx, format!("mlx ({place})"), num_batch, &checkpoint, progress)?)
+            }
+            #[cfg(not(any(
+                all(target_os = "macos", target_arch = "aarch64"),
+                all(target_os = "linux", feature = "mlx")
+            )))]
+            BackendKind::Mlx => unreachable!("it resolves only where it is built in"),
+        };
         let config = checkpoint.config().clone();
-        let threads = options.threads.or_else(|| std::thread::available_parallelism().ok().map(Into::into));
-        let backend = Cpu::new(threads.unwrap_or(1), options.activations, options.simd);
-        let mut weights = backend.load(&checkpoint, progress)?;
-        let llama = Llama::new(&backend, &config, &mut weights)?;
-        backend.finish(weights)?;
-        let caches = llama.caches(&backend);
-        let num_ctx = num_ctx(&config, options);
-        let num_batch = options.num_batch.unwrap_or(NUM_BATCH).max(1);
-        Ok(Self { config, backend, llama, caches, len: 0, num_ctx, num_batch, logits: Vec::new() })
+        Ok(Self { num_ctx: num_ctx(&config, options), config, runner, logits: Vec::new() })
     }
 
     /// How many bytes of memory the model in `folder` will take: weights, and the cache at its full length.
@@ -123,8 +160,14 @@ impl Model {
     pub fn memory_bytes(folder: &VerifiedFolder, options: &LoadOptions) -> Result<u64, CheckpointError> {
         let checkpoint = Checkpoint::open(folder)?;
         let config = checkpoint.config();
-        let cache = config.layers * 2 * config.kv_heads * config.head_dim * 4;
-        Ok(checkpoint.weight_bytes() + cache as u64 * num_ctx(config, options) as u64)
+        // 16 bits an element, but for the oracle.
+        let element = if options.activations == Activations::Float32 { 4 } else { 2 };
+        let position = (2 * config.kv_heads * config.head_dim * element) as u64;
+        let num_ctx = num_ctx(config, options);
+        // A layer with a window forgets what lies far behind it.
+        let kept = |layer| config.window_of(layer).map_or(num_ctx, |window| num_ctx.min(window + 3 * BEYOND_WINDOW));
+        let positions: usize = (0..config.layers).map(kept).sum();
+        Ok(checkpoint.weight_bytes() + position * positions as u64)
     }
 
     /// The model's configuration.
@@ -133,18 +176,18 @@ impl Model {
     }
 
     /// What computes: for `tiles doctor`.
-    pub fn engine(&self) -> String {
-        format!("cpu ({}, {} threads)", self.backend.instruction_set(), self.backend.threads())
+    pub fn engine(&self) -> &str {
+        self.runner.engine()
     }
 
     /// How many tokens the cache holds.
     pub fn len(&self) -> usize {
-        self.len
+        self.runner.len()
     }
 
     /// Whether the cache is empty.
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.len() == 0
     }
 
     /// How many tokens the cache can hold.
@@ -154,60 +197,41 @@ impl Model {
 
     /// Forgets all tokens from `len` on.
     pub fn truncate(&mut self, len: usize) {
-        self.len = self.len.min(len);
-        self.caches.iter_mut().for_each(|cache| self.backend.truncate(cache, self.len));
+        self.runner.truncate(len);
     }
 
     /// Appends `tokens` and gives the logits `[vocabulary]` after the last of them.
     ///
     /// # Errors
-    /// See [`ForwardError`]; the cache then holds what it held before.
+    /// See [`ForwardError`]; the cache then holds what it held before, or where the backend failed, nothing.
     pub fn forward(&mut self, tokens: &[u32], cancelled: &dyn Fn() -> bool) -> Result<&[f32], ForwardError> {
-        let before = self.len;
-        let result = self.states(tokens, cancelled, &mut |_, _| ());
-        let states = result.inspect_err(|_| self.truncate(before))?;
-        let last = self.backend.last_row(&states);
-        self.logits = self.backend.to_floats(self.llama.logits(&self.backend, &last));
+        self.check(tokens)?;
+        self.logits = self.runner.forward(tokens, cancelled)?;
         Ok(&self.logits)
     }
 
     /// Appends `tokens` and gives the logits after each of them, `[tokens, vocabulary]`: for scoring a text.
     ///
     /// # Errors
-    /// See [`ForwardError`]; the cache then holds what it held before.
+    /// As [`Self::forward`].
     pub fn forward_all(&mut self, tokens: &[u32]) -> Result<Vec<f32>, ForwardError> {
-        let before = self.len;
-        let mut all = Vec::new();
-        let result = self.states(tokens, &|| false, &mut |model, states| {
-            all.extend(model.backend.to_floats(model.llama.logits(&model.backend, states)));
-        });
-        result.inspect_err(|_| self.truncate(before))?;
-        Ok(all)
+        self.check(tokens)?;
+        self.runner.forward_all(tokens)
     }
 
-    /// Computes block by block; `each` sees every block's final states, the last block's are returned.
-    fn states(
-        &mut self,
-        tokens: &[u32],
-        cancelled: &dyn Fn() -> bool,
-        each: &mut dyn FnMut(&Self, &<Cpu as Backend>::Tensor),
-    ) -> Result<<Cpu as Backend>::Tensor, ForwardError> {
+    fn check(&self, tokens: &[u32]) -> Result<(), ForwardError> {
         if let Some(&token) = tokens.iter().find(|token| **token as usize >= self.config.vocab_size) {
             return Err(ForwardError::Token { token, vocab_size: self.config.vocab_size });
         }
-        if tokens.len() > self.num_ctx.saturating_sub(self.len) {
+        if tokens.len() > self.num_ctx.saturating_sub(self.len()) {
             return Err(ForwardError::Full { num_ctx: self.num_ctx });
         }
-        let mut last = None;
-        for block in tokens.chunks(self.num_batch) {
-            let states = self.llama.forward(&self.backend, block, self.len, &mut self.caches, cancelled);
-            let states = states.ok_or(ForwardError::Cancelled)?;
-            self.len += block.len();
-            each(self, &states);
-            last = Some(states);
-        }
-        last.ok_or(ForwardError::Empty)
+        Ok(())
     }
+}
+
+fn device(BackendError { why, .. }: BackendError) -> CheckpointError {
+    CheckpointError::Device { why }
 }
 
 /// The context's length in tokens that these options ask for.

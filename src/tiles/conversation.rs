@@ -8,6 +8,7 @@ use std::sync::Arc;
 use tilekit::bundle::{Bundle, Verified};
 use tilekit::chat::Setup;
 use tilekit::disk;
+use tilekit::engine::backend::BackendChoice;
 use tilekit::engine::grammar::GRAMMAR_BYTES_MAX;
 use tilekit::engine::models::{LoadOptions, Model};
 use tilekit::engine::worker::{LoadState, Worker};
@@ -33,14 +34,20 @@ pub(crate) struct Resolved {
     pub(crate) setup: Setup,
     /// The Modelfile in force.
     pub(crate) modelfile: Modelfile,
+    /// What shall compute.
+    pub(crate) backend: BackendChoice,
 }
 
 impl App {
     /// Resolves MODEL and the flags; `Ok(None)` where the model may be one that only an unlocked bundle knows.
     pub(crate) fn resolve(&self, library: &Library, run: &RunArguments) -> Result<Resolved, Failure> {
-        if run.engine == EngineChoice::Mlx {
-            let hint = "leave `--engine` out: it then takes the fastest one here";
-            return Err(Failure::new(Code::Host, "the engine `mlx` isn't in this program", hint));
+        let backend = match run.engine {
+            EngineChoice::Auto => BackendChoice::Auto,
+            EngineChoice::Cpu => BackendChoice::Cpu,
+            EngineChoice::Mlx => BackendChoice::Mlx,
+        };
+        if backend == BackendChoice::Mlx {
+            backend.resolve()?;
         }
         let (name, folder, modelfile) = match run.model.as_deref() {
             None => self.resolve_default(library)?,
@@ -65,7 +72,7 @@ impl App {
             parser: modelfile.parser(),
             grammar: run.schema.as_deref().map(read_schema).transpose()?,
         };
-        Ok(Resolved { folder, setup, modelfile })
+        Ok(Resolved { folder, setup, modelfile, backend })
     }
 
     /// The model that came with the bundle, or the only one there is.
@@ -141,6 +148,7 @@ impl App {
     pub(crate) fn start_engine(&self, resolved: &Resolved) -> Result<Worker, Failure> {
         let host = Host::probe()?;
         let load = LoadOptions {
+            backend: resolved.backend,
             num_ctx: resolved.setup.parameters.num_ctx.unwrap_or(0),
             num_batch: resolved.setup.parameters.num_batch,
             threads: Some(resolved.setup.parameters.num_thread.unwrap_or(host.physical_cores)),

@@ -67,6 +67,7 @@ fn code_of(error: &(dyn Error + 'static)) -> Code {
     use tilekit::engine::EngineError;
     use tilekit::engine::checkpoint::CheckpointError;
     use tilekit::engine::grammar::GrammarError;
+    use tilekit::engine::models::ForwardError;
     use tilekit::engine::template::TemplateError;
     use tilekit::engine::tokenizer::TokenizerError;
     use tilekit::identity::KeyError;
@@ -85,6 +86,7 @@ fn code_of(error: &(dyn Error + 'static)) -> Code {
         return match error {
             EngineError::Load(error) => code_of(&**error),
             EngineError::Checkpoint(error) => code_of(error),
+            EngineError::Forward(ForwardError::Backend(_)) => Code::Host,
             EngineError::TooLong { .. } | EngineError::Grammar(GrammarError::Unusable { .. }) => Code::Usage,
             EngineError::Tokenizer(
                 TokenizerError::Read(error) | TokenizerError::Config(TemplateError::Read(error)),
@@ -101,6 +103,7 @@ fn code_of(error: &(dyn Error + 'static)) -> Code {
         return match error {
             CheckpointError::Integrity(error) => code_of(error),
             CheckpointError::Cancelled => Code::Interrupted,
+            CheckpointError::Device { .. } => Code::Host,
             _ => Code::Model,
         };
     }
@@ -142,7 +145,7 @@ fn code_of(error: &(dyn Error + 'static)) -> Code {
     if let Some(error) = error.downcast_ref::<IntegrityError>() {
         return if matches!(error, IntegrityError::Disk(_)) { Code::Failure } else { Code::Integrity };
     }
-    if error.is::<tilekit::host::HostError>() {
+    if error.is::<tilekit::host::HostError>() || error.is::<tilekit::engine::backend::BackendError>() {
         return Code::Host;
     }
     if error.is::<tilekit::mir::ResolveMirError>() {

@@ -2,6 +2,7 @@
 
 use serde_json::json;
 use tilekit::engine::backend::cpu::{Activations, Cpu};
+use tilekit::engine::backend::{BackendChoice, BackendKind};
 use tilekit::host::Host;
 use tilekit::identity::{KeyFile, KeyStore as _};
 
@@ -18,8 +19,14 @@ pub(crate) fn run(app: &App) -> Result<(), Failure> {
     let key_file = KeyFile::new(&bundle.key_folder());
     let has_identity = key_file.exists()?;
     let slots = key_file.headers()?.iter().filter(|slot| slot.is_ok()).count();
-    let engine = Cpu::new(host.physical_cores, Activations::default(), true);
-    let engine = format!("cpu, {} with {} threads", engine.instruction_set(), engine.threads());
+    let (kind, why) = BackendChoice::Auto.resolve()?;
+    let engine = match kind {
+        BackendKind::Mlx => format!("mlx: {why}"),
+        BackendKind::Cpu => {
+            let cpu = Cpu::new(host.physical_cores, Activations::default(), true);
+            format!("cpu, {} with {} threads: {why}", cpu.instruction_set(), cpu.threads())
+        }
+    };
     let models: Vec<String> = shipped(&bundle)?.list().into_iter().map(|model| model.name).collect();
     let root = bundle.root().display().to_string();
     let key = match (has_identity, slots) {
@@ -33,7 +40,7 @@ pub(crate) fn run(app: &App) -> Result<(), Failure> {
         "bundle": { "root": root, "found_by": source, "seal": sealed_by(&bundle), "read_only": bundle.is_read_only(),
                     "files": bundle.manifest().files.len() },
         "key": { "exists": has_identity, "whole_copies": slots },
-        "engine": { "name": "cpu", "description": engine },
+        "engine": { "name": kind.name(), "why": why, "description": engine },
         "host": { "os": host.os, "arch": host.arch, "physical_cores": host.physical_cores,
                   "memory_total_bytes": host.memory_total_bytes, "memory_available_bytes": host.memory_available_bytes },
         "models": models,

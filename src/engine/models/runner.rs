@@ -1,0 +1,115 @@
+//! A model over one backend: tokens in and logits out, block by block, with its key-value cache.
+
+use std::ops::ControlFlow;
+
+use super::ForwardError;
+use super::architecture::{self, Architecture};
+use crate::engine::backend::{Backend, BackendError};
+use crate::engine::checkpoint::{Checkpoint, CheckpointError, LoadProgress};
+
+/// A loaded model, whatever its backend.
+pub(super) trait Run {
+    /// What computes, in words.
+    fn engine(&self) -> &str;
+    /// How many tokens the cache holds.
+    fn len(&self) -> usize;
+    /// Forgets all tokens from `len` on; all of them where a window has left `len` behind.
+    fn truncate(&mut self, len: usize);
+    /// See [`super::Model::forward`].
+    fn forward(&mut self, tokens: &[u32], cancelled: &dyn Fn() -> bool) -> Result<Vec<f32>, ForwardError>;
+    /// See [`super::Model::forward_all`].
+    fn forward_all(&mut self, tokens: &[u32]) -> Result<Vec<f32>, ForwardError>;
+}
+
+/// Sees a block's final states.
+type Each<'a, B> = dyn FnMut(&Runner<B>, &<B as Backend>::Tensor) -> Result<(), BackendError> + 'a;
+
+/// A model over the backend `B`.
+pub(super) struct Runner<B: Backend> {
+    backend: B,
+    engine: String,
+    architecture: Box<dyn Architecture<B>>,
+    caches: Vec<B::Cache>,
+    len: usize,
+    num_batch: usize,
+}
+
+impl<B: Backend + 'static> Runner<B> {
+    pub(super) fn load(
+        backend: B,
+        engine: String,
+        num_batch: usize,
+        checkpoint: &Checkpoint,
+        progress: &mut dyn FnMut(LoadProgress) -> ControlFlow<()>,
+    ) -> Result<Self, CheckpointError> {
+        let mut weights = backend.load(checkpoint, progress)?;
+        let architecture = architecture::load(&backend, checkpoint.config(), &mut weights)?;
+        backend.finish(weights)?;
+        let caches = architecture.caches(&backend);
+        Ok(Self { backend, engine, architecture, caches, len: 0, num_batch: num_batch.max(1) })
+    }
+
+    /// Computes block by block; `each` sees every block's final states, the last block's are returned.
+    fn states(
+        &mut self,
+        tokens: &[u32],
+        cancelled: &dyn Fn() -> bool,
+        each: &mut Each<'_, B>,
+    ) -> Result<B::Tensor, ForwardError> {
+        let mut last = None;
+        for block in tokens.chunks(self.num_batch) {
+            if let Some(states) = &last {
+                self.backend.compute(states)?;
+            }
+            let states = self.architecture.forward(&self.backend, block, self.len, &mut self.caches, cancelled);
+            let states = states.ok_or(ForwardError::Cancelled)?;
+            self.len += block.len();
+            each(self, &states)?;
+            last = Some(states);
+        }
+        last.ok_or(ForwardError::Empty)
+    }
+
+    fn last_logits(&mut self, tokens: &[u32], cancelled: &dyn Fn() -> bool) -> Result<Vec<f32>, ForwardError> {
+        let states = self.states(tokens, cancelled, &mut |_, _| Ok(()))?;
+        let last = self.backend.last_row(&states);
+        Ok(self.backend.to_floats(self.architecture.logits(&self.backend, &last))?)
+    }
+
+    /// Brings the cache back to `len` tokens; a backend that failed leaves nothing that could be kept.
+    fn undo(&mut self, len: usize, error: &ForwardError) {
+        self.truncate(if matches!(error, ForwardError::Backend(_)) { 0 } else { len });
+    }
+}
+
+impl<B: Backend + 'static> Run for Runner<B> {
+    fn engine(&self) -> &str {
+        &self.engine
+    }
+
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    fn truncate(&mut self, len: usize) {
+        let is_gone = self.caches.iter().any(|cache| self.backend.shortest(cache) > len);
+        self.len = if is_gone { 0 } else { self.len.min(len) };
+        self.caches.iter_mut().for_each(|cache| self.backend.truncate(cache, self.len));
+    }
+
+    fn forward(&mut self, tokens: &[u32], cancelled: &dyn Fn() -> bool) -> Result<Vec<f32>, ForwardError> {
+        let before = self.len;
+        self.last_logits(tokens, cancelled).inspect_err(|error| self.undo(before, error))
+    }
+
+    fn forward_all(&mut self, tokens: &[u32]) -> Result<Vec<f32>, ForwardError> {
+        let before = self.len;
+        let mut all = Vec::new();
+        let result = self.states(tokens, &|| false, &mut |runner, states| {
+            all.extend(runner.backend.to_floats(runner.architecture.logits(&runner.backend, states))?);
+            Ok(())
+        });
+        result.inspect_err(|error| self.undo(before, error))?;
+        Ok(all)
+    }
+}
