@@ -70,7 +70,8 @@ impl Mlx {
         let open = || -> Result<bool> {
             // The first call that can fail makes mlx-rs install its error handler.
             let gpu = matches!(Device::try_default()?.get_type()?, DeviceType::Gpu);
-            Array::from_int(0).eval()?;
+            // Metal loads its kernels for the first sum: where they are missing, that is known now.
+            ops::add(Array::from_f32(1.0), Array::from_f32(1.0))?.eval()?;
             Ok(gpu)
         };
         let gpu = open().map_err(|error| failed(error.what()))?;
@@ -243,7 +244,12 @@ impl Backend for Mlx {
     }
 
     fn finish(&self, weights: Weights) -> std::result::Result<(), CheckpointError> {
-        weights.finish()
+        weights.finish()?;
+        if self.gpu {
+            // macOS 15 then leaves the weights where the GPU finds them. Earlier systems refuse, and are only slower.
+            let _ = memory::active_memory().and_then(memory::set_wired_limit);
+        }
+        Ok(())
     }
 
     fn rope_table(&self, wavelengths: &[f64]) -> Rope {
