@@ -386,6 +386,25 @@ pub fn write(path: &Path, content: &[u8]) -> Result<(), DiskError> {
     partial.finish()
 }
 
+/// Writes a file that can be made again: a `.partial` beside it, renamed, and left to the system to bring to the medium.
+///
+/// # Errors
+/// What writing can meet.
+pub fn write_lazily(path: &Path, content: &[u8]) -> Result<(), DiskError> {
+    let mut partial = PartialFile::create(path)?;
+    partial.write(content)?;
+    partial.file = None;
+    fs::rename(&partial.partial, path).map_err(|e| DiskError::new("write", path, e))
+}
+
+/// When the file at `path` was written last.
+///
+/// # Errors
+/// What looking can meet.
+pub fn modified(path: &Path) -> Result<std::time::SystemTime, DiskError> {
+    fs::metadata(path).and_then(|metadata| metadata.modified()).map_err(|e| DiskError::new("open", path, e))
+}
+
 /// A file that takes its name only when it is complete and on the medium. Dropped before that, it is removed.
 #[derive(Debug)]
 pub struct PartialFile {

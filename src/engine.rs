@@ -5,8 +5,9 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::digest::Sha256Digest;
 use crate::hint::Hint;
-use crate::message::Message;
+use crate::message::{Message, Role};
 use crate::modelfile::Form;
 use crate::sampling::Sampling;
 use crate::time::Clock;
@@ -14,6 +15,7 @@ use crate::verified::VerifiedFolder;
 
 pub mod gguf;
 pub mod checkpoint;
+pub mod prefix;
 pub mod backend;
 pub mod models;
 pub mod template;
@@ -43,6 +45,7 @@ use self::fit::Fitted;
 use self::grammar::{Constraint, GrammarError, Vocabulary};
 use self::models::{ForwardError, LoadOptions, LoadProgress, Model};
 use self::output::{Format, Output};
+use self::prefix::PrefixState;
 use self::prompt::Setting;
 use self::sampler::{Sampler, SamplerError};
 use self::template::{ChatTemplate, TemplateError};
@@ -201,6 +204,8 @@ pub struct Engine {
     /// The tokens whose keys and values the model holds.
     cached: Vec<u32>,
     load_ms: u64,
+    /// Which weights these are and what computes; `None` where nothing vouches for the weights.
+    origin: Option<Sha256Digest>,
 }
 
 impl Engine {
@@ -222,6 +227,11 @@ impl Engine {
         };
         let model = Model::load(folder, &options.load, progress)?;
         let config = model.config();
+        let origin = folder.fingerprint().map(|weights| {
+            // Another version of the kernels rounds otherwise.
+            let made_by = format!("{} {} {:?}", env!("CARGO_PKG_VERSION"), model.engine(), options.load.activations);
+            Sha256Digest::of(&[&weights.0[..], made_by.as_bytes()].concat())
+        });
         let source = template.as_ref().map_or("", ChatTemplate::source);
         let tokenizer = Tokenizer::load(folder, source, config.vocab_size)?;
         let num_ctx = match options.load.num_ctx {
@@ -238,6 +248,7 @@ impl Engine {
             clock: Arc::clone(&options.clock),
             cached: Vec::new(),
             load_ms: milliseconds(start),
+            origin,
         })
     }
 
@@ -265,6 +276,58 @@ impl Engine {
     /// As [`Self::generate`].
     pub fn fit(&mut self, request: &Request) -> Result<Fit, EngineError> {
         Ok(self.prepare(request)?.0.fit)
+    }
+
+    /// The state after as much of this conversation as the engine holds, and of no other; `None` where that is nothing, or
+    /// nothing vouches for the weights.
+    ///
+    /// # Errors
+    /// As [`Self::generate`].
+    pub fn state(&mut self, conversation: &Request) -> Result<Option<PrefixState>, EngineError> {
+        let tokens = self.prepare(conversation)?.0.tokens;
+        let shared = self.cached.iter().zip(&tokens).take_while(|(a, b)| a == b).count();
+        let Some(origin) = self.origin.filter(|_| shared > 0 && self.model.len() == self.cached.len()) else {
+            return Ok(None);
+        };
+        let layers = self.model.snapshot().map_err(ForwardError::from)?;
+        let state = PrefixState { origin, tokens: self.cached.clone(), layers };
+        Ok(state.truncated(shared))
+    }
+
+    /// Takes up a state that [`Self::state`] gave, in place of what the engine holds, where it is of these weights and says
+    /// more. A foreign or stale one changes nothing.
+    pub fn take_up(&mut self, state: &PrefixState) -> bool {
+        let is_ours = self.origin == Some(state.origin) && state.tokens.len() > self.cached.len();
+        if !is_ours || state.tokens.iter().any(|token| *token as usize >= self.model.config().vocab_size) {
+            return false;
+        }
+        let fits = self.model.restore(&state.layers, state.tokens.len());
+        self.cached.clear();
+        if fits {
+            self.cached.extend_from_slice(&state.tokens);
+        }
+        fits
+    }
+
+    /// The tokens that every conversation begins with that has this request's instructions: those before its first message
+    /// of a person.
+    ///
+    /// # Errors
+    /// As [`Self::generate`].
+    pub fn opening(&mut self, request: &Request) -> Result<Vec<u32>, EngineError> {
+        let instructions = request.messages.iter().take_while(|message| message.role != Role::User).cloned();
+        let with = |text: &str| Request {
+            messages: instructions.clone().chain([Message::new(Role::User, text)]).collect(),
+            ..request.clone()
+        };
+        // What two conversations have in common that differ from the first character of the first message on.
+        let (one, other) = (self.prepare(&with("0"))?.0.tokens, self.prepare(&with("Ω"))?.0.tokens);
+        Ok(one.iter().zip(&other).take_while(|(a, b)| a == b).map(|(a, _)| *a).collect())
+    }
+
+    /// Which weights these are, by what vouches for them, and what computes.
+    pub fn origin(&self) -> Option<Sha256Digest> {
+        self.origin
     }
 
     /// Answers a request. `emit` takes each piece as soon as it is certain, and can end the answer.

@@ -27,6 +27,7 @@ pub mod model_folder;
 // ── floor 2 · the engine: messages in, text out; synchronous
 pub mod engine;
 pub mod library;
+pub mod prefix_cache;
 
 // ── floor 3 · services
 pub mod chat;

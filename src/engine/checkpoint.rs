@@ -130,6 +130,16 @@ impl Dtype {
         matches!(self, Self::F16 | Self::BF16 | Self::F32)
     }
 
+    /// Floats in this type, little-endian; what isn't exact in it is rounded. Nothing for types that are no floats.
+    pub fn narrowed(self, values: &[f32]) -> Vec<u8> {
+        match self {
+            Self::F16 => values.iter().flat_map(|value| half::f16::from_f32(*value).to_le_bytes()).collect(),
+            Self::BF16 => values.iter().flat_map(|value| half::bf16::from_f32(*value).to_le_bytes()).collect(),
+            Self::F32 => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+            Self::U32 | Self::U8 => Vec::new(),
+        }
+    }
+
     /// The little-endian float at the beginning of `bytes`, which hold at least one; 0 for types that are no floats.
     pub fn float_at(self, bytes: &[u8]) -> f32 {
         match self {

@@ -8,6 +8,7 @@ use crate::engine::backend::cpu::{Activations, Cpu};
 use crate::engine::backend::mlx::Mlx;
 use crate::engine::backend::{BackendChoice, BackendError, BackendKind};
 use crate::engine::checkpoint::{Checkpoint, CheckpointError};
+use crate::engine::prefix::LayerState;
 use crate::hint::Hint;
 use crate::verified::VerifiedFolder;
 
@@ -217,6 +218,22 @@ impl Model {
     pub fn forward_all(&mut self, tokens: &[u32]) -> Result<Vec<f32>, ForwardError> {
         self.check(tokens)?;
         self.runner.forward_all(tokens)
+    }
+
+    /// What the cache holds, layer by layer.
+    ///
+    /// # Errors
+    /// The backend fails.
+    pub fn snapshot(&self) -> Result<Vec<LayerState>, BackendError> {
+        self.runner.snapshot()
+    }
+
+    /// Puts `len` tokens' keys and values into the cache in place of what it holds. Says whether they fit this model; where
+    /// they don't, the cache is empty.
+    pub fn restore(&mut self, layers: &[LayerState], len: usize) -> bool {
+        let ends = |layer: &LayerState| layer.positions().and_then(|positions| positions.checked_add(layer.first));
+        let fits = len <= self.num_ctx && layers.iter().all(|layer| ends(layer) == Some(len));
+        self.runner.restore(if fits { layers } else { &[] }, len)
     }
 
     fn check(&self, tokens: &[u32]) -> Result<(), ForwardError> {

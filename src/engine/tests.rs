@@ -227,3 +227,81 @@ fn what_is_wrong_is_said() {
     assert_eq!(answer(&mut engine, &asking("?")).0.text, "ok");
     assert_eq!(engine.count_tokens("<|im_end|>").expect("it counts"), 10);
 }
+
+/// An engine whose weights are vouched for, as those of a bundle are.
+fn vouched(seed: u8) -> (TestFolder, Engine) {
+    let (folder, verified) = test_model::folder(CHATML, &saying("ok"));
+    std::fs::write(folder.path().join("note"), [seed]).expect("target can be written");
+    let entries = verified.names().expect("it can be listed").into_iter().map(|name| {
+        let bytes = std::fs::read(folder.path().join(&name)).expect("it is there");
+        crate::manifest::Entry {
+            path: name,
+            size: bytes.len() as u64,
+            sha256: Sha256Digest::of(&bytes),
+            role: crate::manifest::FileRole::Model,
+            chunks_sha256: None,
+        }
+    });
+    let verified = VerifiedFolder::listed(folder.path(), entries);
+    let engine = Engine::load(&verified, &options(512), &mut |_| ControlFlow::Continue(()));
+    (folder, engine.expect("it loads"))
+}
+
+#[test]
+fn a_state_is_taken_up_where_it_belongs() {
+    let (_one, mut engine) = vouched(1);
+    let (_same, mut again) = vouched(1);
+    let (_other, mut other) = vouched(2);
+    let first = [(Role::User, "one two three four")];
+    answer(&mut engine, &request(&first));
+    let after = [first[0], (Role::Assistant, "ok")];
+    let state = engine.state(&request(&after)).expect("it renders").expect("it holds something");
+    assert!(state.tokens.len() > 20);
+    let next = request(&[first[0], (Role::Assistant, "ok"), (Role::User, "five")]);
+    let fresh = answer(&mut other, &next).0;
+    assert_eq!(fresh.usage.cached_tokens, 0);
+    assert!(!other.take_up(&state), "of other weights");
+    assert!(again.take_up(&state));
+    let resumed = answer(&mut again, &next).0;
+    assert_eq!((&resumed.text, resumed.usage.cached_tokens), (&fresh.text, state.tokens.len()));
+    assert!(!again.take_up(&state), "it says less than what the engine holds");
+    // Of what was taken back, nothing is in a state.
+    let taken_back = engine.state(&request(&[(Role::User, "something else")])).expect("it renders");
+    assert!(taken_back.is_some_and(|state| state.tokens.len() < 20));
+
+    // A state that doesn't fit the model leaves the engine as good as new.
+    let spoil = |change: &dyn Fn(&mut PrefixState)| {
+        let mut state = state.clone();
+        change(&mut state);
+        state
+    };
+    for (what, spoilt) in [
+        ("a layer less", spoil(&|state| drop(state.layers.pop()))),
+        ("a token more", spoil(&|state| state.tokens.push(1))),
+        ("a token that isn't", spoil(&|state| state.tokens[0] = 9_999)),
+        ("another width", spoil(&|state| state.layers[0].width /= 2)),
+        ("another type", spoil(&|state| state.layers[0].dtype = checkpoint::Dtype::F32)),
+        ("keys cut off", spoil(&|state| state.layers[0].keys.truncate(7))),
+        ("positions missing", spoil(&|state| state.layers[0].first = 1)),
+        ("far too long", spoil(&|state| state.tokens.resize(5_000, 1))),
+    ] {
+        let (_folder, mut engine) = vouched(1);
+        assert!(!engine.take_up(&spoilt), "{what}");
+        let found = answer(&mut engine, &next).0;
+        assert_eq!((&found.text, found.usage.cached_tokens), (&fresh.text, 0), "{what}");
+    }
+}
+
+#[test]
+fn conversations_share_their_opening() {
+    let (_folder, mut engine) = vouched(1);
+    let talk = |text| request(&[(Role::System, "Be brief."), (Role::User, text)]);
+    let opening = engine.opening(&talk("hello")).expect("it renders");
+    assert_eq!(opening, engine.opening(&talk("Other words")).expect("it renders"));
+    answer(&mut engine, &talk("hello"));
+    let state = engine.state(&talk("hello")).expect("it renders").and_then(|state| state.truncated(opening.len()));
+    let state = state.expect("no layer has a window");
+    let (_again, mut again) = vouched(1);
+    assert!(again.take_up(&state));
+    assert_eq!(answer(&mut again, &talk("Other words")).0.usage.cached_tokens, opening.len());
+}

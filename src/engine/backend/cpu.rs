@@ -11,6 +11,7 @@ use self::matrix::{Form, MXFP4_GROUP, Matrix};
 use self::pool::Pool;
 use super::{Attention, Backend, BackendError};
 use crate::engine::checkpoint::{Checkpoint, CheckpointError, LoadProgress};
+use crate::engine::prefix::LayerState;
 
 mod simd;
 mod kernels;
@@ -311,6 +312,14 @@ impl Backend for Cpu {
 
     fn truncate(&self, cache: &mut Cache, len: usize) {
         cache.truncate(len);
+    }
+
+    fn snapshot(&self, cache: &Cache) -> Result<LayerState, BackendError> {
+        Ok(cache.snapshot())
+    }
+
+    fn restore(&self, cache: &mut Cache, state: &LayerState) -> bool {
+        cache.restore(state)
     }
 
     fn shortest(&self, cache: &Cache) -> usize {

@@ -12,6 +12,7 @@ use mlx_rs::{Array, Device, DeviceType, Dtype, fast, memory, ops};
 use self::raw::Packed;
 use super::{Attention, Backend, BackendError};
 use crate::engine::checkpoint::{Checkpoint, CheckpointError, LoadProgress};
+use crate::engine::prefix::LayerState;
 
 mod raw;
 mod attention;
@@ -199,11 +200,24 @@ impl Backend for Mlx {
     }
 
     fn cache(&self, attention: &Attention) -> Cache {
-        Cache::new(attention.window)
+        Cache::new(attention)
     }
 
     fn truncate(&self, cache: &mut Cache, len: usize) {
         cache.truncate(len);
+    }
+
+    fn snapshot(&self, cache: &Cache) -> std::result::Result<LayerState, BackendError> {
+        self.check()?;
+        cache.snapshot().map_err(|error| failed(error.what()))
+    }
+
+    fn restore(&self, cache: &mut Cache, state: &LayerState) -> bool {
+        let is_restored = cache.restore(state).unwrap_or(false);
+        if !is_restored {
+            cache.truncate(0);
+        }
+        is_restored
     }
 
     fn shortest(&self, cache: &Cache) -> usize {

@@ -14,6 +14,7 @@ use crate::app::App;
 use crate::args::RunArguments;
 use crate::conversation::{Screen, shipped, statistics};
 use crate::failure::{Code, Failure};
+use crate::kept_state::KeptState;
 use crate::repl;
 use crate::repl::markdown::code::Syntaxes;
 use crate::terminal::Stream;
@@ -65,9 +66,16 @@ pub(crate) fn run(app: &App, arguments: &RunArguments) -> Result<(), Failure> {
     if let (Some(id), Some(open)) = (&arguments.session, &open) {
         chat.resume(&open.store, open.store.find(id)?)?;
     }
+    let state = KeptState::new(app, &bundle, open.as_ref());
     let done = match question {
-        Some(question) => one_answer(app, arguments, &worker, &mut chat, open.as_ref(), &question),
-        None => repl::talk(app, &bundle, worker, resolved, chat, open.as_ref(), arguments),
+        Some(question) => {
+            app.wait_for_engine(&worker);
+            state.take_up(&worker, &chat);
+            let done = one_answer(app, arguments, &worker, &mut chat, open.as_ref(), &question);
+            state.keep(&worker, &chat);
+            done
+        }
+        None => repl::talk(app, &bundle, worker, resolved, chat, open.as_ref(), &state, arguments),
     };
     match open {
         // The answer's own error is the one to report.
@@ -116,7 +124,6 @@ fn one_answer(
     open: Option<&Open>,
     question: &str,
 ) -> Result<(), Failure> {
-    app.wait_for_engine(worker);
     let syntaxes = Rc::new(Syntaxes::default());
     let mut screen = Screen::new(app, &syntaxes, false);
     let keep = keep(app, open.map(|open| &open.store));
