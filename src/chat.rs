@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use crate::engine::worker::{Event, Next, Worker};
-use crate::engine::{Completion, EngineError, FinishReason, Fit, Piece, Request, Think};
+use crate::engine::{Completion, EngineError, FinishReason, Fit, Grammar, Piece, Request, Think};
 use crate::hint::Hint;
 use crate::message::{Message, Role, SessionId};
+use crate::modelfile::Form;
 use crate::sampling::Parameters;
 use crate::store::{NewMessage, Store, StoreError};
 use crate::time::Clock;
@@ -55,6 +56,10 @@ pub struct Setup {
     pub template: Option<String>,
     /// How much the model shall think.
     pub think: Option<Think>,
+    /// How answers are taken apart.
+    pub parser: Form,
+    /// What answers must look like.
+    pub grammar: Option<Grammar>,
 }
 
 /// A conversation and where it is kept.
@@ -110,6 +115,8 @@ impl ChatSession {
             num_keep: self.setup.parameters.num_keep,
             template: self.setup.template.clone(),
             think: self.setup.think,
+            parser: self.setup.parser,
+            grammar: self.setup.grammar.clone(),
         }
     }
 

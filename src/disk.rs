@@ -132,12 +132,20 @@ pub fn read(path: &Path, bytes_max: u64) -> Result<Vec<u8>, DiskError> {
     Ok(content)
 }
 
-/// Reads a file, pipe or descriptor that the person named to its end: a passphrase, a Modelfile on standard input.
+/// Reads a file or pipe that the person named to its end, such as a passphrase's.
 ///
 /// # Errors
 /// [`DiskError::TooLarge`] past `bytes_max`, and what reading can meet.
 pub fn read_stream(path: &Path, bytes_max: u64) -> Result<Vec<u8>, DiskError> {
     let file = File::open(path).map_err(|e| DiskError::new("open", path, e))?;
+    read_open(file, path, bytes_max)
+}
+
+/// Reads an open file, pipe or terminal to its end; `path` names it in errors.
+///
+/// # Errors
+/// As [`read_stream`].
+pub fn read_open(file: File, path: &Path, bytes_max: u64) -> Result<Vec<u8>, DiskError> {
     let mut content = Vec::new();
     file.take(bytes_max + 1).read_to_end(&mut content).map_err(|e| DiskError::new("read", path, e))?;
     if content.len() as u64 > bytes_max {

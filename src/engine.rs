@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use crate::hint::Hint;
 use crate::message::Message;
+use crate::modelfile::Form;
 use crate::sampling::Sampling;
 use crate::time::Clock;
 use crate::verified::VerifiedFolder;
@@ -20,6 +21,7 @@ pub mod reasoning;
 pub mod harmony;
 pub mod control;
 pub mod tokenizer;
+pub mod grammar;
 pub mod prompt;
 pub mod sampler;
 pub mod stop;
@@ -32,11 +34,13 @@ pub(crate) mod test_model;
 pub use crate::transcript::FinishReason;
 
 pub use self::fit::Fit;
+pub use self::grammar::Grammar;
 pub use self::reasoning::Piece;
 pub use self::template::Think;
 
 use self::checkpoint::CheckpointError;
 use self::fit::Fitted;
+use self::grammar::{Constraint, GrammarError, Vocabulary};
 use self::models::{ForwardError, LoadOptions, LoadProgress, Model};
 use self::output::{Format, Output};
 use self::prompt::Setting;
@@ -62,6 +66,12 @@ pub enum EngineError {
     /// The model's numbers can't be sampled from.
     #[error(transparent)]
     Sampler(#[from] SamplerError),
+    /// The grammar can't be used.
+    #[error(transparent)]
+    Grammar(#[from] GrammarError),
+    /// `PARSER harmony` with a model that has no such tags.
+    #[error("this model's tokenizer has no Harmony tags, such as `<|channel|>`")]
+    NotHarmony,
     /// The newest message with the system's leaves no room for an answer.
     #[error("the message has {tokens} tokens with its instructions, but the context holds only {num_ctx}")]
     TooLong {
@@ -92,7 +102,9 @@ impl Hint for EngineError {
             Self::Template(error) => error.hint(),
             Self::Forward(error) => error.hint(),
             Self::Sampler(error) => error.hint(),
+            Self::Grammar(error) => error.hint(),
             Self::TooLong { .. } => Some("shorten the message, or raise `num_ctx`".into()),
+            Self::NotHarmony => Some("write `PARSER auto` in the Modelfile".into()),
             Self::EmptyPrompt => Some("correct the `TEMPLATE` of the Modelfile".into()),
             Self::Random(_) => Some("give a seed with `--seed`".into()),
             Self::Load(error) => error.hint(),
@@ -125,6 +137,10 @@ pub struct Request {
     pub template: Option<String>,
     /// How much the model shall think; `None` leaves it to the template.
     pub think: Option<Think>,
+    /// How the answer is taken apart: `PARSER`.
+    pub parser: Form,
+    /// What the answer must look like; `None` leaves it free.
+    pub grammar: Option<Grammar>,
 }
 
 /// How many tokens an answer took.
@@ -176,6 +192,8 @@ pub struct Engine {
     tokenizer: Tokenizer,
     /// Absent where the model has none: then every request must bring one.
     template: Option<ChatTemplate>,
+    /// Made for the first answer that has a grammar.
+    vocabulary: Option<Vocabulary>,
     clock: Arc<dyn Clock>,
     eos: HashSet<u32>,
     /// The most tokens that the model was loaded for.
@@ -216,6 +234,7 @@ impl Engine {
             model,
             tokenizer,
             template,
+            vocabulary: None,
             clock: Arc::clone(&options.clock),
             cached: Vec::new(),
             load_ms: milliseconds(start),
@@ -277,6 +296,7 @@ impl Engine {
         };
         let (Fitted { fit, text: prompt, tokens }, format) = self.prepare(request)?;
         let mut output = Output::new(format, &prompt, &request.sampling.stop);
+        let constraint = request.grammar.as_ref().map(|grammar| self.constraint(grammar)).transpose()?;
         let shared = self.cached.iter().zip(&tokens).take_while(|(a, b)| a == b).count();
         self.model.truncate(shared.min(tokens.len().saturating_sub(1)));
         // A rotated sliding window may not have gone back all the way.
@@ -284,6 +304,9 @@ impl Engine {
         self.cached.truncate(cached_tokens);
         let mut run = Run {
             sampler: Sampler::new(&request.sampling, seed),
+            constraint,
+            is_constrained: false,
+            masked: Vec::new(),
             tokens_max: request.sampling.num_predict.map_or(usize::MAX, |max| max as usize),
             num_ctx: fit.num_ctx,
             start,
@@ -329,7 +352,23 @@ impl Engine {
         if fitted.tokens.is_empty() {
             return Err(EngineError::EmptyPrompt);
         }
-        Ok((fitted, Format::of(template.source(), &self.tokenizer)))
+        let format = Format::of(request.parser, template.source(), &self.tokenizer).ok_or(EngineError::NotHarmony)?;
+        Ok((fitted, format))
+    }
+
+    /// Begins an answer of a grammar.
+    fn constraint(&mut self, grammar: &Grammar) -> Result<Constraint, GrammarError> {
+        let vocabulary = match self.vocabulary.take() {
+            Some(vocabulary) => vocabulary,
+            None => {
+                let mut ends: Vec<u32> = self.eos.iter().copied().chain(self.tokenizer.turn_ends()).collect();
+                ends.sort_unstable();
+                ends.dedup();
+                ends.retain(|&end| (end as usize) < self.model.config().vocab_size);
+                Vocabulary::new(&self.tokenizer, &ends)?
+            }
+        };
+        Constraint::new(self.vocabulary.insert(vocabulary), grammar)
     }
 
     fn run(
@@ -357,7 +396,8 @@ impl Engine {
                 Err(error) => return Err(error.into()),
             };
             cached.extend_from_slice(&next);
-            let token = run.sampler.choose(logits, cached)?;
+            let tag = output.thought_tag().and_then(|tag| tokenizer.control().iter().find(|token| token.text == tag));
+            let token = run.choose(logits, cached, output.is_answering(), tag.map(|tag| tag.id))?;
             if run.output_tokens == 0 {
                 run.timing.first_token_ms = milliseconds(run.start);
                 run.timing.prompt_tokens_per_s = rate(next.len(), forward_start);
@@ -369,12 +409,13 @@ impl Engine {
                 return Ok(FinishReason::Stop);
             }
             run.output_tokens += 1;
+            let is_complete = run.take(token)?;
             for piece in output.push(tokenizer, token)? {
                 if emit(piece).is_break() {
                     return Ok(FinishReason::Cancelled);
                 }
             }
-            if output.is_stopped() {
+            if is_complete || output.is_stopped() {
                 return Ok(FinishReason::Stop);
             }
             if run.output_tokens >= run.tokens_max || cached.len() >= run.num_ctx {
@@ -392,11 +433,50 @@ impl Engine {
 /// The state of one answer, apart from its text.
 struct Run {
     sampler: Sampler,
+    constraint: Option<Constraint>,
+    /// Whether the last token was chosen under the constraint.
+    is_constrained: bool,
+    /// The logits under the constraint; kept between tokens to allocate once.
+    masked: Vec<f32>,
     tokens_max: usize,
     num_ctx: usize,
     start: Instant,
     timing: Timing,
     output_tokens: usize,
+}
+
+impl Run {
+    /// Chooses the next token, held to the grammar where it belongs to the answer. `or` may come all the same: it begins a
+    /// thought, which no grammar holds.
+    fn choose(
+        &mut self,
+        logits: &[f32],
+        history: &[u32],
+        is_answering: bool,
+        or: Option<u32>,
+    ) -> Result<u32, EngineError> {
+        let Some(constraint) = self.constraint.as_mut().filter(|_| is_answering) else {
+            self.is_constrained = false;
+            return Ok(self.sampler.choose(logits, history)?);
+        };
+        self.masked.clear();
+        self.masked.extend_from_slice(logits);
+        constraint.mask(&mut self.masked)?;
+        if let Some(or) = or.map(|or| or as usize).filter(|or| *or < logits.len()) {
+            self.masked[or] = logits[or];
+        }
+        let token = self.sampler.choose(&self.masked, history)?;
+        self.is_constrained = or != Some(token);
+        Ok(token)
+    }
+
+    /// Takes the token into the grammar; says whether the answer is complete.
+    fn take(&mut self, token: u32) -> Result<bool, GrammarError> {
+        match &mut self.constraint {
+            Some(constraint) if self.is_constrained => constraint.take(token),
+            _ => Ok(false),
+        }
+    }
 }
 
 fn milliseconds(start: Instant) -> u64 {

@@ -8,6 +8,7 @@ mod excerpt;
 pub mod time;
 pub mod digest;
 pub mod did;
+pub mod mir;
 pub mod message;
 pub mod sampling;
 pub mod modelfile;

@@ -178,6 +178,11 @@ impl ModelEntry {
         &self.name
     }
 
+    /// Where its folder is.
+    pub fn path(&self) -> &Path {
+        &self.folder
+    }
+
     /// Whether it belongs to the bundle as it was sealed.
     pub fn is_shipped(&self) -> bool {
         self.is_shipped

@@ -6,6 +6,7 @@
 mod check;
 mod diagnostic;
 mod explain;
+mod form;
 mod parser;
 mod print;
 mod source;
@@ -16,10 +17,12 @@ mod version;
 use std::ops::Range;
 
 use crate::message::{Message, Role};
+use crate::mir::Mir;
 use crate::sampling::Parameters;
 
 pub use diagnostic::{DIAGNOSTICS_MAX, Diagnostic, Diagnostics, WARNINGS_MAX, Warning};
 pub use explain::Explained;
+pub use form::Form;
 pub use print::UnprintableError;
 pub use source::Source;
 pub use text::Encoding;
@@ -138,6 +141,8 @@ pub struct Modelfile {
     parameters: Parameters,
     jinja: Option<String>,
     requires: Option<Version>,
+    parser: Form,
+    mir: Option<Mir>,
 }
 
 /// Modelfiles are equal if their instructions are.
@@ -190,7 +195,8 @@ impl Modelfile {
         self.all(Keyword::Message).map(|said| Message::new(role(said), said.value.clone())).collect()
     }
 
-    /// The chat template as Jinja over `messages` and `add_generation_prompt`; see [`template::to_jinja`].
+    /// The chat template as Jinja over `messages` and `add_generation_prompt`: that of `TEMPLATE` (see
+    /// [`template::to_jinja`]) or of `RENDERER`; `None` where the checkpoint's own is to be used.
     pub fn template(&self) -> Option<String> {
         self.jinja.clone()
     }
@@ -198,6 +204,16 @@ impl Modelfile {
     /// The chat template as it was written.
     pub fn template_source(&self) -> Option<&str> {
         self.last(Keyword::Template).map(|instruction| instruction.value.as_str())
+    }
+
+    /// How the answer is taken apart.
+    pub fn parser(&self) -> Form {
+        self.parser
+    }
+
+    /// What the model is.
+    pub fn mir(&self) -> Option<&Mir> {
+        self.mir.as_ref()
     }
 
     /// The parameters: those that the file sets, the others as they are by default.

@@ -1,6 +1,6 @@
 """Our engine and llama.cpp in turn on the same model, threads and tokens: medians and ratios (see tools/bench).
 
-    bench.py PROGRAM GGUF [--runs N] [--threads N]
+    bench.py PROGRAM GGUF BUNDLE [--runs N] [--threads N] [--quick] [--keep]
 
 Each run is a process of its own, so that memory and the time to the first token are measured from outside and alike.
 """
@@ -8,14 +8,25 @@ Each run is a process of its own, so that memory and the time to the first token
 import argparse
 import json
 import os
+import platform
+import pty
+import re
+import select
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
 import time
 
 CONTEXT = 2048
+LONG = 4096
 FOLDER = os.path.join(".cache", "bench-model")
+SMALLER = os.path.join(".cache", "bench-q4_0.gguf")
+BASELINE = os.path.join("tests", "bench", "baseline.json")
+PASSPHRASE = "a passphrase for benchmarks alone"
+# How far a ratio may fall below the baseline before that is said.
+TOLERANCE = 0.10
 
 
 def prompt(tokens, vocabulary):
@@ -38,30 +49,48 @@ def llama(gguf, threads, what):
         logits = llama_cpp.llama_get_logits_ith(model.ctx, -1)
         return int(numpy.argmax(numpy.ctypeslib.as_array(logits, shape=(vocabulary,))))
 
+    def decode(before, tokens):
+        model.reset()
+        model.eval(prompt(before, vocabulary))
+        token = best()
+        began = time.perf_counter()
+        for _ in range(tokens):
+            model.eval([token])
+            token = best()
+        return tokens / (time.perf_counter() - began)
+
+    context = LONG + CONTEXT if what == "long" else CONTEXT
     model = llama_cpp.Llama(
-        gguf, n_ctx=CONTEXT, n_batch=512, n_threads=threads, n_threads_batch=threads, logits_all=False, verbose=False
+        gguf, n_ctx=context, n_batch=512, n_threads=threads, n_threads_batch=threads, logits_all=False, verbose=False
     )
     vocabulary = model.n_vocab()
     if what == "first-token":
         model.eval(prompt(37, vocabulary))
-        print(json.dumps({"token": best(), "peak_bytes": peak_bytes()}))
-        return
-    # A first computation touches the weights, as loading does for ours.
-    model.eval(prompt(8, vocabulary))
-    model.reset()
-    began = time.perf_counter()
-    model.eval(prompt(512, vocabulary))
-    best()
-    prefill = 512 / (time.perf_counter() - began)
-    model.reset()
-    model.eval(prompt(32, vocabulary))
-    token = best()
-    began = time.perf_counter()
-    for _ in range(128):
-        model.eval([token])
-        token = best()
-    decode = 128 / (time.perf_counter() - began)
-    print(json.dumps({"prompt": prefill, "decode": decode, "peak_bytes": peak_bytes()}))
+        print(json.dumps({"token": best()}))
+    elif what == "long":
+        print(json.dumps({"decode_4k": decode(LONG, 64)}))
+    else:
+        # A first computation touches the weights, as loading does for ours.
+        model.eval(prompt(8, vocabulary))
+        model.reset()
+        began = time.perf_counter()
+        model.eval(prompt(512, vocabulary))
+        best()
+        prefill = 512 / (time.perf_counter() - began)
+        print(json.dumps({"prompt": prefill, "decode": decode(32, 128), "peak_mb": peak_bytes() / 1e6}))
+
+
+def smaller(gguf):
+    """The same model as Q4_0, which llama.cpp has faster kernels for."""
+    import llama_cpp
+
+    if not os.path.exists(SMALLER):
+        parameters = llama_cpp.llama_model_quantize_default_params()
+        parameters.ftype = llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_0
+        parameters.allow_requantize = True
+        if llama_cpp.llama_model_quantize(gguf.encode(), f"{SMALLER}.new".encode(), parameters):
+            sys.exit("bench: llama.cpp can't make Q4_0 of the model")
+        os.rename(f"{SMALLER}.new", SMALLER)
 
 
 def lines(command):
@@ -73,45 +102,142 @@ def lines(command):
         rest = process.stdout.read()
     if process.returncode:
         sys.exit(f"bench: {command[0]} failed")
-    return [json.loads(line) for line in (first + rest).splitlines()], took
+    return [json.loads(line) for line in (first + rest).splitlines() if line.startswith("{")], took
 
 
-def ours(program, threads):
-    """One run of ours."""
-    (_, prefill, decode, memory), _ = lines([program, FOLDER, "--threads", str(threads), "--runs", "1"])
-    return {
-        "prompt": prefill["tokens_per_second"],
-        "decode": decode["tokens_per_second"],
-        "peak_bytes": memory["peak_bytes"],
-    }
+def launch(bundle, passphrase):
+    """Seconds from the start of the program in a terminal to its prompt, unlocked, without the key derivation."""
+    began = time.perf_counter()
+    child, terminal = pty.fork()
+    if child == 0:
+        arguments = [f"{bundle}/tiles", "--verbose", "--passphrase-file", passphrase]
+        os.execve(arguments[0], arguments, {"TERM": "xterm-256color", "PATH": os.environ["PATH"]})
+    shown = b""
+    while b">>> " not in shown:
+        if not select.select([terminal], [], [], 30)[0]:
+            sys.exit(f"bench: no prompt within 30 s: {shown!r}")
+        shown += os.read(terminal, 65536)
+    took = time.perf_counter() - began
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    os.close(terminal)
+    return took - int(re.search(rb"key derived in (\d+) ms", shown).group(1)) / 1000
+
+
+def second_turn(bundle, passphrase):
+    """How long the first token of a second turn takes after about 500 tokens, against computing all of it anew."""
+    text = " ".join(f"Note {idx}: the garden has {idx * 7 % 90} plants." for idx in range(40))
+    ask = [f"{bundle}/tiles", "run", "--json", "--passphrase-file", passphrase, "--set", "temperature=0"]
+    ask += ["--set", "num_predict=8"]
+
+    def answer(*arguments):
+        return json.loads(subprocess.run([*ask, *arguments], check=True, capture_output=True, text=True).stdout)
+
+    first = answer("-p", text)
+    again = answer("-p", "Thank you.", "--session", first["session"])
+    return again["timing"]["first_token_ms"] / first["timing"]["first_token_ms"], again["usage"]
 
 
 def measure(arguments):
     """All runs, in turn; returns the values of each engine by what they measure."""
-    found = {engine: {} for engine in ("tiles", "llama.cpp")}
+    found = {}
 
     def keep(engine, values):
         for name, value in values.items():
-            found[engine].setdefault(name, []).append(value)
+            found.setdefault(name, {}).setdefault(engine, []).append(value)
 
-    threads = arguments.threads
-    again = [sys.executable, __file__, "llama", arguments.gguf, "--threads", str(threads), "--what"]
-    for _ in range(arguments.runs):
-        keep("tiles", ours(arguments.program, threads))
+    threads = ["--threads", str(arguments.threads)]
+    again = [sys.executable, __file__, "llama", arguments.gguf, "-", *threads, "--what"]
+    on_smaller = [*again[:3], SMALLER, *again[4:]]
+    passphrase = os.path.join(".cache", "bench-passphrase")
+    with open(passphrase, "w", encoding="ascii") as file:
+        file.write(PASSPHRASE)
+    if not os.path.exists(os.path.join(arguments.bundle, "data", "key.a")):
+        make = [f"{arguments.bundle}/tiles", "account", "create", "--no-recovery", "--passphrase-file", passphrase]
+        subprocess.run(make, check=True, capture_output=True)
+    if not arguments.quick:
+        smaller(arguments.gguf)
+    for run in range(arguments.runs):
+        print(f"bench: run {run + 1} of {arguments.runs}", file=sys.stderr)
+        _, prefill, decode, memory = lines([arguments.program, FOLDER, *threads, "--runs", "1"])[0]
+        keep("tiles", {"prompt": prefill["tokens_per_second"], "decode": decode["tokens_per_second"]})
+        keep("tiles", {"peak_mb": memory["peak_bytes"] / 1e6})
+        keep("weights_and_cache", {"peak_mb": memory["weights_and_cache_bytes"] / 1e6})
         keep("llama.cpp", lines([*again, "speed"])[0][0])
-        _, took = lines([arguments.program, FOLDER, "--first-token", "--threads", str(threads)])
+        _, took = lines([arguments.program, FOLDER, "--first-token", *threads])
         keep("tiles", {"first_token_s": took})
-        _, took = lines([*again, "first-token"])
-        keep("llama.cpp", {"first_token_s": took})
+        keep("llama.cpp", {"first_token_s": lines([*again, "first-token"])[1]})
+        keep("tiles", {"launch_s": launch(arguments.bundle, passphrase)})
+        ratio, usage = second_turn(arguments.bundle, passphrase)
+        keep("tiles", {"second_turn": ratio, "second_turn_cached": usage["cached_tokens"] / usage["input_tokens"]})
+        if not arguments.quick:
+            others = lines([*on_smaller, "speed"])[0][0]
+            keep("llama.cpp Q4_0", {"prompt": others["prompt"], "decode": others["decode"]})
+            long = lines([arguments.program, FOLDER, "--decode-at", str(LONG), *threads])[0][0]
+            keep("tiles", {"decode_4k": long["tokens_per_second"]})
+            keep("llama.cpp", lines([*again, "long"])[0][0])
     return found
+
+
+def rows(found):
+    """What is printed: for speeds more is better, for time and memory less; a ratio above 1 is in our favour."""
+    median = {
+        name: {engine: statistics.median(values) for engine, values in engines.items()}
+        for name, engines in found.items()
+    }
+    for name, peer in (
+        ("decode", "llama.cpp"),
+        ("decode", "llama.cpp Q4_0"),
+        ("decode_4k", "llama.cpp"),
+        ("prompt", "llama.cpp"),
+        ("prompt", "llama.cpp Q4_0"),
+        ("first_token_s", "llama.cpp"),
+        ("peak_mb", "llama.cpp"),
+        ("peak_mb", "weights_and_cache"),
+    ):
+        if peer in median.get(name, {}):
+            mine, theirs = median[name]["tiles"], median[name][peer]
+            ratio = mine / theirs if name.startswith(("decode", "prompt")) else theirs / mine
+            yield {"measure": name, "tiles": round(mine, 3), peer: round(theirs, 3), "ratio": round(ratio, 3)}
+    for name in ("launch_s", "second_turn", "second_turn_cached"):
+        yield {"measure": name, "tiles": round(median[name]["tiles"], 4)}
+
+
+def compare(found, keep):
+    """Says which ratios fell against the committed ones, or commits these."""
+    mine = {" / ".join(key for key in row if key not in ("ratio", "tiles") or key == "measure"): row for row in found}
+    ratios = {f"{row['measure']}, {name}": row["ratio"] for name, row in mine.items() if "ratio" in row}
+    if keep:
+        with open(BASELINE, "w", encoding="ascii") as file:
+            json.dump({"machine": machine(), "ratios": ratios}, file, indent=1)
+            file.write("\n")
+        return
+    if not os.path.exists(BASELINE):
+        return
+    with open(BASELINE, encoding="ascii") as file:
+        before = json.load(file)
+    for name, ratio in ratios.items():
+        was = before["ratios"].get(name)
+        if was and ratio < was * (1 - TOLERANCE):
+            print(f"bench: REGRESSION: {name} was {was} on {before['machine']}, is {ratio}")
+
+
+def machine():
+    """The processor, for whoever compares."""
+    with open("/proc/cpuinfo", encoding="ascii") as file:
+        names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
+    return f"{names[0] if names else platform.machine()}, {len(os.sched_getaffinity(0))} processors"
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("program")
     parser.add_argument("gguf")
+    parser.add_argument("bundle")
     parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--keep", action="store_true")
     parser.add_argument("--what", default="speed", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.program == "llama":
@@ -119,14 +245,11 @@ def main():
     if not os.path.exists(os.path.join(FOLDER, "config.json")):
         shutil.rmtree(FOLDER, ignore_errors=True)
         subprocess.run([arguments.program, "--convert", arguments.gguf, FOLDER], check=True)
-    found = measure(arguments)
-    print(f"{arguments.runs} runs in turn, {arguments.threads} threads, medians")
-    # For speeds more is better, for time and memory less: a ratio above 1 is always in our favour.
-    for name, more in (("decode", True), ("prompt", True), ("first_token_s", False), ("peak_bytes", False)):
-        mine, theirs = (statistics.median(found[engine][name]) for engine in ("tiles", "llama.cpp"))
-        ratio = mine / theirs if more else theirs / mine
-        row = {"measure": name, "tiles": round(mine, 3), "llama.cpp": round(theirs, 3), "ratio": round(ratio, 2)}
+    found = list(rows(measure(arguments)))
+    print(f"{machine()}: {arguments.runs} runs in turn, {arguments.threads} threads, medians")
+    for row in found:
         print(json.dumps(row))
+    compare(found, arguments.keep)
     return None
 
 

@@ -119,6 +119,10 @@ pub trait Backend: Sized {
     type Cache;
     /// Weights that were read and that no layer has taken yet, by name.
     type Weights;
+    /// The matrices `[rows, columns]` of a layer's experts, with their biases where they have them.
+    type Experts;
+    /// Which experts each token goes to, and how much each counts.
+    type Routing;
 
     /// Reads all weights of a checkpoint into the backend's layout.
     ///
@@ -148,6 +152,33 @@ pub trait Backend: Sized {
     /// It is missing or has another length.
     fn vector(&self, weights: &mut Self::Weights, name: &str, len: usize) -> Result<Self::Vector, CheckpointError>;
 
+    /// Takes the `count` matrices `name` (without `.weight`) of shape `[count, rows, columns]`.
+    ///
+    /// # Errors
+    /// They are missing or have another shape.
+    fn experts(
+        &self,
+        weights: &mut Self::Weights,
+        name: &str,
+        count: usize,
+        rows: usize,
+        columns: usize,
+    ) -> Result<Self::Experts, CheckpointError>;
+
+    /// Whether there is a weight `name` (without `.weight`).
+    fn has(&self, weights: &Self::Weights, name: &str) -> bool;
+
+    /// Checks that the matrix `name`, which wasn't taken yet, has a bias.
+    ///
+    /// # Errors
+    /// It has none.
+    fn require_bias(&self, weights: &Self::Weights, name: &str) -> Result<(), CheckpointError> {
+        match self.has(weights, &format!("{name}.bias")) {
+            true => Ok(()),
+            false => Err(CheckpointError::Tensor { name: format!("{name}.bias"), why: "it is missing".into() }),
+        }
+    }
+
     /// Ends loading: nothing may be left that no layer has taken.
     ///
     /// # Errors
@@ -160,8 +191,11 @@ pub trait Backend: Sized {
     /// An empty cache for one layer.
     fn cache(&self, attention: &Attention) -> Self::Cache;
 
-    /// Forgets all positions from `len` on.
+    /// Forgets all positions from `len` on: 0, or at least [`Self::shortest`].
     fn truncate(&self, cache: &mut Self::Cache, len: usize);
+
+    /// The shortest length but 0 to which a cache can be truncated: one with a window forgets what is far behind.
+    fn shortest(&self, cache: &Self::Cache) -> usize;
 
     /// The rows of `table` that `tokens` name: `[tokens, columns]`. Every token is below the number of rows.
     fn embed(&self, table: &Self::Linear, tokens: &[u32]) -> Self::Tensor;
@@ -169,16 +203,18 @@ pub trait Backend: Sized {
     /// `x` times each transposed matrix, plus its bias: `[tokens, rows]` each.
     fn linears<const N: usize>(&self, x: &Self::Tensor, matrices: [&Self::Linear; N]) -> [Self::Tensor; N];
 
-    /// Root-mean-square norm over each row, times `weight`.
+    /// Root-mean-square norm over each row, or over each head where `weight` has the width of one, times `weight`.
     fn rms_norm(&self, x: &Self::Tensor, weight: &Self::Vector, epsilon: f32) -> Self::Tensor;
 
     /// Rotates each head's halves (element i with i + head_dim / 2) by the angles of positions `first..`.
     fn rope(&self, x: Self::Tensor, rope: &Self::Rope, first: usize) -> Self::Tensor;
 
-    /// Appends keys and values to the cache and attends causally: `[tokens, heads · head_dim]`.
+    /// Appends keys and values to the cache and attends causally: `[tokens, heads · head_dim]`. `sinks` has one more score
+    /// for each head, which takes weight and has no value.
     fn attention(
         &self,
         attention: &Attention,
+        sinks: Option<&Self::Vector>,
         cache: &mut Self::Cache,
         queries: &Self::Tensor,
         keys: Self::Tensor,
@@ -187,6 +223,34 @@ pub trait Backend: Sized {
 
     /// `silu(gate) · up`, element by element.
     fn silu_gate(&self, gate: Self::Tensor, up: &Self::Tensor) -> Self::Tensor;
+
+    /// `gelu(gate) · up`, element by element, with the approximation by tanh.
+    fn gelu_gate(&self, gate: Self::Tensor, up: &Self::Tensor) -> Self::Tensor;
+
+    /// `(clip(up, -limit, limit) + 1) · g · sigmoid(alpha · g)` with `g = min(gate, limit)`, element by element.
+    fn clipped_swiglu(&self, gate: Self::Tensor, up: &Self::Tensor, alpha: f32, limit: f32) -> Self::Tensor;
+
+    /// `vector + by`, element by element.
+    fn shift(&self, vector: Self::Vector, by: f32) -> Self::Vector;
+
+    /// `x · factor`, element by element.
+    fn scale(&self, x: Self::Tensor, factor: f32) -> Self::Tensor;
+
+    /// Chooses the `chosen` experts, two at least, with the largest of the scores `[tokens, experts]`; they count by the
+    /// softmax of these scores alone.
+    fn route(&self, scores: Self::Tensor, chosen: usize) -> Self::Routing;
+
+    /// `x` times the transposed matrix of each expert that its token goes to, plus the bias: `[tokens · chosen, rows]`
+    /// each, in an order that only `routing` knows. `x` is `[tokens, columns]`, or comes from this function.
+    fn expert_linears<const N: usize>(
+        &self,
+        x: &Self::Tensor,
+        experts: [&Self::Experts; N],
+        routing: &Self::Routing,
+    ) -> [Self::Tensor; N];
+
+    /// The weighted sum of what the experts made of each token: `[tokens, width]`.
+    fn combine(&self, x: Self::Tensor, routing: &Self::Routing) -> Self::Tensor;
 
     /// `x + y`, element by element.
     fn add(&self, x: Self::Tensor, y: &Self::Tensor) -> Self::Tensor;

@@ -15,7 +15,7 @@ use crate::verified::{IntegrityError, VerifiedFile, VerifiedFolder};
 
 mod config;
 
-pub use self::config::{ModelConfig, Quantisation, RopeScaling};
+pub use self::config::{Gemma3Config, GptOssConfig, Mode, ModelConfig, Particular, Quantisation, RopeScaling};
 
 /// The largest `config.json` that is read: 1 MiB.
 pub const CONFIG_BYTES_MAX: u64 = 1 << 20;
@@ -244,7 +244,7 @@ impl Checkpoint {
     }
 
     /// Reads all files once, in order, and hands each tensor over in pieces of whole rows: its index, the first row of
-    /// the piece, and the piece's bytes. A tensor of one dimension is one row. Reading and hashing go on in another
+    /// the piece, and the piece's bytes. A row runs along the last dimension; a tensor of one dimension is one row. Reading and hashing go on in another
     /// thread while a piece is taken.
     ///
     /// # Errors
@@ -342,7 +342,7 @@ impl<'a> RowCutter<'a> {
 impl TensorInfo {
     /// Bytes of one row; a vector is one row.
     fn row_bytes(&self) -> usize {
-        let rows = if self.shape.len() > 1 { self.shape[0] } else { 1 };
+        let rows: usize = self.shape[..self.shape.len() - 1].iter().product();
         self.bytes as usize / rows
     }
 }

@@ -36,12 +36,14 @@ pub struct Harmony {
     state: Result<Stream, String>,
     /// Whether a message of the same stream came before: a blank line parts them.
     is_continued: [bool; 2],
+    /// Whether the message is the answer, not something for the person to read meanwhile.
+    is_final: bool,
 }
 
 impl Harmony {
     /// Makes the reader of one answer.
     pub fn new(tags: Tags) -> Self {
-        Self { tags, state: Err(String::new()), is_continued: [false; 2] }
+        Self { tags, state: Err(String::new()), is_continued: [false; 2], is_final: false }
     }
 
     /// Takes one of the tokenizer's control tokens; gives what parts the message that begins with it, where one does,
@@ -53,12 +55,18 @@ impl Harmony {
             Err(_) if token == channel => self.state = Err(String::new()),
             Err(header) if token == message => {
                 let stream = stream_of(header);
+                self.is_final = !header.trim_start().starts_with("commentary");
                 self.state = Ok(stream);
                 return self.separator(stream);
             }
             _ => {}
         }
         None
+    }
+
+    /// Whether the text of an answer follows, in the channel `final`.
+    pub fn is_final(&self) -> bool {
+        self.state == Ok(Stream::Text) && self.is_final
     }
 
     /// Takes text between the format's own tokens; gives what isn't part of a header.

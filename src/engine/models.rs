@@ -2,6 +2,7 @@
 
 use std::ops::ControlFlow;
 
+use crate::engine::backend::cpu::cache::BEYOND_WINDOW;
 use crate::engine::backend::cpu::{Activations, Cpu};
 #[cfg(any(all(target_os = "macos", target_arch = "aarch64"), all(target_os = "linux", feature = "mlx")))]
 use crate::engine::backend::mlx::Mlx;
@@ -10,7 +11,14 @@ use crate::engine::checkpoint::{Checkpoint, CheckpointError};
 use crate::hint::Hint;
 use crate::verified::VerifiedFolder;
 
-pub mod llama;
+mod architecture;
+mod rope;
+mod dense;
+mod llama;
+mod qwen2;
+mod qwen3;
+mod gemma3;
+mod gpt_oss;
 mod runner;
 
 pub use crate::engine::checkpoint::{LoadProgress, ModelConfig};
@@ -152,8 +160,14 @@ impl Model {
     pub fn memory_bytes(folder: &VerifiedFolder, options: &LoadOptions) -> Result<u64, CheckpointError> {
         let checkpoint = Checkpoint::open(folder)?;
         let config = checkpoint.config();
-        let cache = config.layers * 2 * config.kv_heads * config.head_dim * 4;
-        Ok(checkpoint.weight_bytes() + cache as u64 * num_ctx(config, options) as u64)
+        // 16 bits an element, but for the oracle.
+        let element = if options.activations == Activations::Float32 { 4 } else { 2 };
+        let position = (2 * config.kv_heads * config.head_dim * element) as u64;
+        let num_ctx = num_ctx(config, options);
+        // A layer with a window forgets what lies far behind it.
+        let kept = |layer| config.window_of(layer).map_or(num_ctx, |window| num_ctx.min(window + 3 * BEYOND_WINDOW));
+        let positions: usize = (0..config.layers).map(kept).sum();
+        Ok(checkpoint.weight_bytes() + position * positions as u64)
     }
 
     /// The model's configuration.

@@ -2,9 +2,10 @@
 
 use super::EngineError;
 use super::harmony::{Harmony, Tags};
-use super::reasoning::{Piece, ReasoningSplit};
+use super::reasoning::{OPEN, Piece, ReasoningSplit};
 use super::stop::StopStrings;
 use super::tokenizer::{TextStream, Tokenizer};
+use crate::modelfile::Form;
 
 /// How a model writes its answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,18 +19,23 @@ pub(crate) enum Format {
 }
 
 impl Format {
-    /// The format that goes with a chat template.
-    pub(crate) fn of(template: &str, tokenizer: &Tokenizer) -> Self {
+    /// The format that was asked for, or the one that goes with a chat template; `None` where the tokenizer lacks its tags.
+    pub(crate) fn of(parser: Form, template: &str, tokenizer: &Tokenizer) -> Option<Self> {
         let tag = |text| tokenizer.control().iter().find(|token| token.text == text).map(|token| token.id);
         let tags = || {
             let (start, end) = (tag("<|start|>")?, tag("<|end|>")?);
             Some(Tags { start, channel: tag("<|channel|>")?, message: tag("<|message|>")?, end })
         };
-        match tags().filter(|_| template.contains("<|channel|>")) {
-            Some(tags) => Self::Harmony(tags),
-            None if template.contains("</think>") => Self::Think,
-            None => Self::Plain,
-        }
+        Some(match parser {
+            Form::Harmony => Self::Harmony(tags()?),
+            Form::Chatml => Self::Think,
+            Form::Passthrough => Self::Plain,
+            Form::Auto => match tags().filter(|_| template.contains("<|channel|>")) {
+                Some(tags) => Self::Harmony(tags),
+                None if template.contains("</think>") => Self::Think,
+                None => Self::Plain,
+            },
+        })
     }
 }
 
@@ -107,6 +113,19 @@ impl Output {
         Ok(pieces)
     }
 
+    /// Whether the next token belongs to the answer, or would begin it: a grammar applies there.
+    pub(crate) fn is_answering(&self) -> bool {
+        match &self.harmony {
+            Some(harmony) => harmony.is_final(),
+            None => self.split.is_answering(),
+        }
+    }
+
+    /// The tag that may open a thought instead of an answer now.
+    pub(crate) fn thought_tag(&self) -> Option<&'static str> {
+        (self.harmony.is_none() && self.split.may_think()).then_some(OPEN)
+    }
+
     /// Whether a stop string came.
     pub(crate) fn is_stopped(&self) -> bool {
         self.is_stopped
@@ -149,7 +168,7 @@ mod tests {
         let (_folder, verified) = test_model::folder(template, &[]);
         let tokenizer = Tokenizer::load(&verified, template, VOCAB_SIZE).expect("it is sound");
         let stops: Vec<String> = stops.iter().map(|&stop| stop.to_owned()).collect();
-        let mut output = Output::new(Format::of(template, &tokenizer), "", &stops);
+        let mut output = Output::new(Format::of(Form::Auto, template, &tokenizer).expect("it is known"), "", &stops);
         let mut streamed = (String::new(), None::<String>);
         let mut add = |pieces: Vec<Piece>| {
             for piece in pieces {
@@ -203,7 +222,15 @@ mod tests {
             ("a </think> b", Format::Think),
             ("a <|channel|> </think>", Format::Harmony(Tags { start, channel, message, end })),
         ] {
-            assert_eq!(Format::of(template, &tokenizer), format);
+            assert_eq!(Format::of(Form::Auto, template, &tokenizer), Some(format));
         }
+        assert_eq!(Format::of(Form::Chatml, "", &tokenizer), Some(Format::Think));
+        assert_eq!(Format::of(Form::Passthrough, "</think>", &tokenizer), Some(Format::Plain));
+        assert!(matches!(Format::of(Form::Harmony, "", &tokenizer), Some(Format::Harmony(_))));
+        let mut json = test_model::tokenizer_json();
+        json["added_tokens"] = serde_json::json!([]);
+        std::fs::write(verified.path().join("tokenizer.json"), json.to_string()).expect("target can be written");
+        let without = Tokenizer::load(&verified, "", VOCAB_SIZE).expect("it is sound");
+        assert_eq!(Format::of(Form::Harmony, "", &without), None);
     }
 }

@@ -1,6 +1,7 @@
 //! `<think>…</think>`: keeps what a model thinks apart from what it answers, while the text arrives in pieces.
 
-const OPEN: &str = "<think>";
+/// What begins a thought.
+pub(crate) const OPEN: &str = "<think>";
 const CLOSE: &str = "</think>";
 
 /// A piece of text and which stream it belongs to.
@@ -51,6 +52,20 @@ impl ReasoningSplit {
         let mut pieces = Vec::new();
         while self.step(&mut pieces) {}
         pieces
+    }
+
+    /// Whether what comes next belongs to the answer, or would begin it.
+    pub fn is_answering(&self) -> bool {
+        match self.state {
+            State::Start => self.held.trim().is_empty(),
+            State::AnswerStart | State::Answer => true,
+            State::ThoughtStart | State::Thought => false,
+        }
+    }
+
+    /// Whether a thought may still begin.
+    pub fn may_think(&self) -> bool {
+        self.state == State::Start
     }
 
     /// Gives out what is still held back: no more text comes.

@@ -210,7 +210,8 @@ fn without_generation_tags(source: &str) -> String {
     while let Some(start) = rest.find("{%") {
         let (before, tag) = rest.split_at(start);
         out.push_str(before);
-        let Some(len) = tag.find("%}").map(|end| end + 2) else {
+        // `{%}` is a tag that isn't closed yet, not one that closes itself.
+        let Some(len) = tag[2..].find("%}").map(|end| end + 4) else {
             rest = tag;
             break;
         };

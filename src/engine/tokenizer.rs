@@ -7,6 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use tokenizers::AddedToken;
+use toktrie::TokTrie;
 
 use super::control::{ControlToken, PromptText, find_control};
 use super::template::{self, TemplateError};
@@ -21,6 +22,9 @@ const GENERATION_CONFIG_BYTES_MAX: u64 = 1024 * 1024;
 const ADDED_TOKENS_MAX: usize = 65_536;
 /// How many tokens may wait for the rest of a character; a character has at most four bytes.
 const PENDING_TOKENS_MAX: usize = 4;
+
+/// What the bytes of a control token begin with where grammars are matched: no UTF-8 has it (toktrie's convention).
+const CONTROL_MARK: u8 = TokTrie::SPECIAL_TOKEN_MARKER;
 
 /// Tokens that end the model's turn, or begin another, in one of the published chat formats.
 const TURN_ENDS: [&str; 13] = [
@@ -154,6 +158,11 @@ impl Tokenizer {
         self.turn_ends.contains(&token)
     }
 
+    /// The tokens that end the model's turn.
+    pub(crate) fn turn_ends(&self) -> impl Iterator<Item = u32> {
+        self.turn_ends.iter().copied()
+    }
+
     /// Whether the token is never shown.
     pub fn is_hidden(&self, token: u32) -> bool {
         self.hidden.contains(&token)
@@ -228,6 +237,24 @@ impl Tokenizer {
         }
     }
 
+    /// The bytes of each token, one a token of the model's vocabulary: empty where there is no such token; a control
+    /// token's begin with a byte that no text has. `None` where tokens have no bytes of their own.
+    pub(crate) fn token_bytes(&self) -> Option<Vec<Vec<u8>>> {
+        let decoder = serde_json::to_value(self.inner.get_decoder()?).ok()?;
+        let spelling = Spelling::of(&decoder)?;
+        let added = self.inner.get_added_tokens_decoder();
+        let bytes = (0..u32::try_from(self.vocab_size).ok()?).map(|id| match self.inner.id_to_token(id) {
+            Some(text) if self.control_of.contains_key(&id) || self.hidden.contains(&id) => {
+                [&[CONTROL_MARK], text.as_bytes()].concat()
+            }
+            // Added tokens are written as they are.
+            Some(text) if added.contains_key(&id) => text.into_bytes(),
+            Some(text) => spelling.bytes(&text),
+            None => Vec::new(),
+        });
+        Some(bytes.collect())
+    }
+
     /// Decodes tokens whole. Bytes that are no character become U+FFFD.
     ///
     /// # Errors
@@ -235,6 +262,52 @@ impl Tokenizer {
     pub fn decode(&self, tokens: &[u32]) -> Result<String, TokenizerError> {
         unpanicked(|| self.inner.decode(tokens, false)).map_err(TokenizerError::Failed)
     }
+}
+
+/// How a vocabulary spells bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Spelling {
+    /// One character a byte, as GPT-2 does.
+    ByteLevel,
+    /// Text with `▁` for a space, and `<0x0A>` for bytes that no other token has, as SentencePiece does.
+    ByteFallback,
+}
+
+impl Spelling {
+    /// The spelling that a decoder of `tokenizer.json` undoes.
+    fn of(decoder: &serde_json::Value) -> Option<Self> {
+        match decoder["type"].as_str()? {
+            "ByteLevel" => Some(Self::ByteLevel),
+            "ByteFallback" => Some(Self::ByteFallback),
+            "Sequence" => decoder["decoders"].as_array()?.iter().find_map(Self::of),
+            _ => None,
+        }
+    }
+
+    fn bytes(self, token: &str) -> Vec<u8> {
+        match self {
+            // A character that stands for no byte is none that the decoder could make text of.
+            Self::ByteLevel => token.chars().map(byte_of).collect::<Option<_>>().unwrap_or_default(),
+            Self::ByteFallback => {
+                let hex = token.strip_prefix("<0x").and_then(|rest| rest.strip_suffix('>'));
+                match hex.filter(|hex| hex.len() == 2).and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
+                    Some(byte) => vec![byte],
+                    None => token.replace('▁', " ").into_bytes(),
+                }
+            }
+        }
+    }
+}
+
+/// The byte that a character stands for in GPT-2's vocabulary (`bytes_to_unicode`).
+fn byte_of(character: char) -> Option<u8> {
+    let is_itself = |code: u32| matches!(code, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
+    let code = u32::from(character);
+    if is_itself(code) {
+        return u8::try_from(code).ok();
+    }
+    let rank = code.checked_sub(256)? as usize;
+    (0..=255).filter(|&byte| !is_itself(byte)).nth(rank).and_then(|byte| u8::try_from(byte).ok())
 }
 
 fn trimmed(text: &str, start: bool, end: bool) -> &str {

@@ -5,19 +5,16 @@ use std::collections::HashMap;
 use super::diagnostic::{Diagnostics, Flaw, Flaws, Lines, WARNINGS_MAX, Warning};
 use super::text::too_long;
 use super::{
-    Encoding, Instruction, Keyword, MODELFILE_BYTES_MAX, Modelfile, Parsed, Source, Version, parser, template,
+    Encoding, Form, Instruction, Keyword, MODELFILE_BYTES_MAX, Modelfile, Parsed, Source, Version, parser, template,
 };
 use crate::excerpt::excerpt;
 use crate::hint::Hint as _;
 use crate::message::Role;
+use crate::mir::{Mir, ParseMirError};
 use crate::sampling::{Effect, ParameterError, Parameters, nearest};
 
 /// The roles a `MESSAGE` may have.
 const ROLES: [&str; 3] = ["system", "user", "assistant"];
-/// What `RENDERER` and `PARSER` take that acts today.
-const FORMS: [&str; 1] = ["auto"];
-/// What they will take.
-const LATER_FORMS: [&str; 3] = ["harmony", "chatml", "passthrough"];
 
 /// Parses and checks a text.
 pub(super) fn parse(text: &str, encoding: Encoding) -> Result<Parsed, Diagnostics> {
@@ -38,6 +35,9 @@ pub(super) fn parse(text: &str, encoding: Encoding) -> Result<Parsed, Diagnostic
         parameters: Parameters::default(),
         jinja: None,
         requires: None,
+        renderer: Form::Auto,
+        parser: Form::Auto,
+        mir: None,
     };
     for instruction in &instructions {
         if check.flaws.is_full() {
@@ -46,6 +46,7 @@ pub(super) fn parse(text: &str, encoding: Encoding) -> Result<Parsed, Diagnostic
         check.instruction(instruction);
     }
     check.repeats(&instructions);
+    check.both(&instructions);
     let from = instructions.iter().rev().find(|instruction| instruction.keyword == Keyword::From);
     if from.is_none() && !check.flaws.hide_from {
         let end = text.len();
@@ -53,12 +54,13 @@ pub(super) fn parse(text: &str, encoding: Encoding) -> Result<Parsed, Diagnostic
         let hint = Some("add a line such as `FROM smollm2-135m`, with the name of a model of the bundle".to_owned());
         check.flaws.push(Flaw { message, hint, ..Flaw::at(end..end, "`FROM` and a model") });
     }
-    let Check { flaws, warnings, parameters, jinja, requires, .. } = check;
+    let Check { flaws, warnings, parameters, jinja, requires, renderer, parser, mir, .. } = check;
     match from {
         Some(from) if flaws.is_empty() => {
             let from = Source::of(&from.value);
-            let modelfile =
-                Modelfile { text: text.to_owned(), encoding, instructions, from, parameters, jinja, requires };
+            let text = text.to_owned();
+            let jinja = jinja.or_else(|| renderer.jinja().map(Into::into));
+            let modelfile = Modelfile { text, encoding, instructions, from, parameters, jinja, requires, parser, mir };
             Ok(Parsed { modelfile, warnings: warnings.finish() })
         }
         _ => Err(flaws.locate(text, &lines)),
@@ -115,6 +117,9 @@ struct Check<'a> {
     parameters: Parameters,
     jinja: Option<String>,
     requires: Option<Version>,
+    renderer: Form,
+    parser: Form,
+    mir: Option<Mir>,
 }
 
 impl Check<'_> {
@@ -130,8 +135,10 @@ impl Check<'_> {
                 Err(_) => self.flaws.push(Flaw::at(instruction.value_span.clone(), "a version such as `0.1.0`")),
             },
             Keyword::Template => self.template(instruction),
-            Keyword::Renderer | Keyword::Parser => self.form(instruction),
-            Keyword::Adapter | Keyword::Draft | Keyword::Mir | Keyword::Intent => {
+            Keyword::Renderer => self.renderer = self.form(instruction),
+            Keyword::Parser => self.parser = self.form(instruction),
+            Keyword::Mir => self.mir(instruction),
+            Keyword::Adapter | Keyword::Draft | Keyword::Intent => {
                 self.unsupported(instruction, instruction.keyword.as_str().to_owned());
             }
         }
@@ -194,13 +201,43 @@ impl Check<'_> {
         }
     }
 
-    fn form(&mut self, instruction: &Instruction) {
+    fn form(&mut self, instruction: &Instruction) -> Form {
         let form = instruction.value.as_str();
-        if LATER_FORMS.contains(&form) {
-            self.unsupported(instruction, format!("{} {form}", instruction.keyword.as_str()));
-        } else if !FORMS.contains(&form) {
-            let near = nearest(form, FORMS.into_iter().chain(LATER_FORMS)).map(Into::into);
-            self.flaws.push(Flaw { near, ..Flaw::at(instruction.value_span.clone(), "`auto`") });
+        Form::ALL.into_iter().find(|known| known.as_str() == form).unwrap_or_else(|| {
+            let near = nearest(form, Form::ALL.into_iter().map(Form::as_str)).map(Into::into);
+            let expected = "`auto`, `chatml`, `harmony` or `passthrough`";
+            self.flaws.push(Flaw { near, ..Flaw::at(instruction.value_span.clone(), expected) });
+            Form::Auto
+        })
+    }
+
+    fn mir(&mut self, instruction: &Instruction) {
+        match instruction.value.parse() {
+            Ok(mir) => self.mir = Some(mir),
+            Err(error) => {
+                let error: ParseMirError = error;
+                let (message, hint) = (Some(error.to_string()), error.hint());
+                self.flaws.push(Flaw {
+                    message,
+                    hint,
+                    ..Flaw::at(instruction.value_span.clone(), "a model's identity")
+                });
+            }
+        }
+    }
+
+    /// A template and a renderer both say how the prompt is made: that can't be meant.
+    fn both(&mut self, instructions: &[Instruction]) {
+        let last = |keyword| instructions.iter().rfind(|instruction| instruction.keyword == keyword);
+        if let (Some(template), Some(renderer)) = (last(Keyword::Template), last(Keyword::Renderer))
+            && self.renderer != Form::Auto
+        {
+            let hint = format!("remove the `TEMPLATE` of line {}, or write `RENDERER auto`", template.line);
+            self.flaws.push(Flaw {
+                message: Some("`TEMPLATE` and `RENDERER` both say how the prompt is made".into()),
+                hint: Some(hint),
+                ..Flaw::at(renderer.value_span.clone(), "`auto`")
+            });
         }
     }
 

@@ -7,6 +7,8 @@ pub enum Source {
     Name(String),
     /// A folder, a `.gguf` or a `.safetensors` file, relative to the Modelfile unless it is absolute.
     Path(String),
+    /// The bundle's model of this identity, `mir:model.art.gpt-oss`; checked where it is resolved.
+    Mir(String),
     /// The bundle's model that was imported from `org/name`.
     Hub {
         /// The organisation.
@@ -23,6 +25,7 @@ impl Source {
         let is_file = [".gguf", ".safetensors"].iter().any(|ending| lower.ends_with(ending));
         // `C:model` is a name with a tag in Ollama and a path on Windows; a drive letter is followed by a separator.
         match text.split_once('/') {
+            _ if text.starts_with("mir:") => Self::Mir(text.into()),
             _ if is_file => Self::Path(text.into()),
             None if is_name(text) => Self::Name(text.into()),
             Some((org, name)) if is_name(org) && !org.ends_with(':') && is_name(name) => {
@@ -43,7 +46,7 @@ fn is_name(text: &str) -> bool {
 impl std::fmt::Display for Source {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Name(text) | Self::Path(text) => f.write_str(text),
+            Self::Name(text) | Self::Path(text) | Self::Mir(text) => f.write_str(text),
             Self::Hub { org, name } => write!(f, "{org}/{name}"),
         }
     }
@@ -62,6 +65,7 @@ mod tests {
             ("smollm2-135m", name("smollm2-135m")),
             ("llama3:7b-instruct-q4_K_M", name("llama3:7b-instruct-q4_K_M")),
             ("mlx-community/gpt-oss-20b-MXFP4-Q4", org("mlx-community", "gpt-oss-20b-MXFP4-Q4")),
+            ("mir:model.art.gpt-oss:mlx-q4", Source::Mir("mir:model.art.gpt-oss:mlx-q4".into())),
             ("user/model", org("user", "model")),
             ("user/model:tag", org("user", "model:tag")),
             ("./user/model", path("./user/model")),

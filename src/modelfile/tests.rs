@@ -87,6 +87,22 @@ fn each_instruction_comes_to_its_value() {
     assert_eq!(row("stop"), ("\"### User:\" \"<|end|>\"", "lines 10, 11"));
 }
 
+#[test]
+fn renderer_parser_and_identity_act() {
+    let Parsed { modelfile, warnings } =
+        parsed("FROM m\nRENDERER chatml\nPARSER harmony\nMIR \"mir:model.artm.gpt-oss:mlx-q4\"\n");
+    assert_eq!(warnings, []);
+    assert!(modelfile.template().is_some_and(|jinja| jinja.contains("<|im_start|>")));
+    assert_eq!(modelfile.parser(), Form::Harmony);
+    assert_eq!(modelfile.mir().map(ToString::to_string).as_deref(), Some("mir:model.art.gpt-oss:mlx-q4"));
+    for form in Form::ALL {
+        let Parsed { modelfile, .. } = parsed(&format!("FROM m\nRENDERER {0}\nPARSER {0}\n", form.as_str()));
+        assert_eq!((modelfile.template().as_deref(), modelfile.parser()), (form.jinja(), form));
+    }
+    let Parsed { modelfile, .. } = parsed("FROM m\nTEMPLATE {{ messages }}\nRENDERER auto");
+    assert_eq!(modelfile.template().as_deref(), Some("{{ messages }}"));
+}
+
 /// Each error as `line:column message`.
 fn errors(text: &str) -> Vec<String> {
     let Diagnostics(list) = Modelfile::parse(text).expect_err(text);
@@ -121,12 +137,17 @@ fn errors_say_what_was_expected_where() {
         ("FROM m\nREQUIRES new", "2:10 expected a version such as `0.1.0`, found `new`"),
         ("FROM m\nADAPTER a", "2:1 `ADAPTER` isn't supported yet"),
         ("FROM m\ndraft a", "2:1 `DRAFT` isn't supported yet"),
-        ("FROM m\nMIR mir:model.art.x:y", "2:1 `MIR` isn't supported yet"),
+        (
+            "FROM m\nMIR model.art.x:y",
+            "2:5 model.art.x:y isn't of the form `mir:domain.architecture.series:compatibility`",
+        ),
+        (
+            "FROM m\nMIR mir:model.art.x-20b",
+            "2:5 the series `x-20b` has `20b` in it, which is a size or a minor version",
+        ),
         ("FROM m\nINTENT a IMAGES USE b", "2:1 `INTENT` isn't supported yet"),
-        ("FROM m\nRENDERER harmony", "2:1 `RENDERER harmony` isn't supported yet"),
-        ("FROM m\nPARSER chatml", "2:1 `PARSER chatml` isn't supported yet"),
-        ("FROM m\nPARSER autp", "2:8 expected `auto`, found `autp`"),
-        ("FROM m\nRENDERER passthrough", "2:1 `RENDERER passthrough` isn't supported yet"),
+        ("FROM m\nPARSER autp", "2:8 expected `auto`, `chatml`, `harmony` or `passthrough`, found `autp`"),
+        ("FROM m\nTEMPLATE a\nRENDERER chatml", "3:10 `TEMPLATE` and `RENDERER` both say how the prompt is made"),
         ("FROM m\nSYSTEM\u{a0}x", "2:1 expected an instruction, found `SYSTEM\u{a0}x`"),
         ("FROM m\nSYSTM \"\"\"\na\nFORM b\n\"\"\"\n# c", "2:1 expected an instruction, found `SYSTM`"),
         ("FROM m\nMESAGE user \"a\nb c\"\n", "2:1 expected an instruction, found `MESAGE`"),

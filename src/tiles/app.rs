@@ -1,7 +1,8 @@
 //! Builds each thing once, top to bottom, and hands it down. Only this file reads the environment.
 
 use std::io::IsTerminal as _;
-use std::path::PathBuf;
+use std::os::fd::AsFd as _;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use clap::Parser as _;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use tilekit::bundle::{Bundle, BundleLock, Found, Holder, Trust, Verified};
+use tilekit::disk::{self, DiskError};
 use tilekit::host::{Host, SystemClock};
 use tilekit::manifest::signature::SealPublicKey;
 use tilekit::time::Clock;
@@ -155,6 +157,15 @@ impl App {
     pub(crate) fn lock(&self, bundle: &Bundle<Verified>) -> Result<BundleLock, Failure> {
         let host = Host::probe()?;
         Ok(bundle.lock(Holder::new(self.clock.now(), &host, std::process::id()))?)
+    }
+
+    /// Reads standard input to its end. The open descriptor is read, not `/dev/stdin`: opening that asks again for the
+    /// right to read, which the owner of a pipe or terminal may be somebody else to give.
+    pub(crate) fn read_input(&self, bytes_max: u64) -> Result<Vec<u8>, Failure> {
+        let name = Path::new("standard input");
+        let descriptor = std::io::stdin().as_fd().try_clone_to_owned();
+        let descriptor = descriptor.map_err(|error| DiskError::new("read", name, error))?;
+        Ok(disk::read_open(std::fs::File::from(descriptor), name, bytes_max)?)
     }
 
     /// Prints data: JSON with `--json`, else the text that `text` makes.

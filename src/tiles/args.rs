@@ -153,6 +153,9 @@ pub(crate) struct RunArguments {
     /// Which engine computes
     #[arg(long, value_enum, default_value = "auto")]
     pub(crate) engine: EngineChoice,
+    /// Answer with JSON of the schema in this file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) schema: Option<PathBuf>,
     /// Keep nothing of this conversation
     #[arg(long)]
     pub(crate) no_save: bool,

@@ -1,5 +1,6 @@
 //! What a conversation is made of: model, Modelfile, flags, engine; and how a reply reaches the screen.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -8,11 +9,13 @@ use tilekit::bundle::{Bundle, Verified};
 use tilekit::chat::Setup;
 use tilekit::disk;
 use tilekit::engine::backend::BackendChoice;
+use tilekit::engine::grammar::GRAMMAR_BYTES_MAX;
 use tilekit::engine::models::{LoadOptions, Model};
 use tilekit::engine::worker::{LoadState, Worker};
-use tilekit::engine::{Completion, Engine, EngineOptions, Piece};
+use tilekit::engine::{Completion, Engine, EngineOptions, Grammar, Piece};
 use tilekit::host::Host;
-use tilekit::library::Library;
+use tilekit::library::{Library, ModelEntry};
+use tilekit::mir::Mir;
 use tilekit::modelfile::{MODELFILE_BYTES_MAX, Modelfile, Parsed, Source};
 use tilekit::sampling::{Effect, Parameters};
 use tilekit::verified::VerifiedFolder;
@@ -22,9 +25,8 @@ use crate::args::{EngineChoice, RunArguments};
 use crate::failure::{Code, Failure};
 use crate::repl::markdown::code::Syntaxes;
 use crate::repl::markdown::{Markdown, Mode};
+use crate::repl::thoughts::Thoughts;
 use crate::terminal::Stream;
-use crate::terminal::escape::Neutraliser;
-use crate::terminal::style::paint;
 
 /// What `tiles run` resolved: where the weights are and how the model is asked.
 pub(crate) struct Resolved {
@@ -50,6 +52,7 @@ impl App {
         let (name, folder, modelfile) = match run.model.as_deref() {
             None => self.resolve_default(library)?,
             Some(path) if is_path(path) => self.resolve_modelfile(library, Path::new(path))?,
+            Some(mir) if mir.starts_with("mir:") => resolve_name(library, &resolve_mir(library, mir)?)?,
             Some(name) => resolve_name(library, name)?,
         };
         let mut parameters = modelfile.parameters().clone();
@@ -66,6 +69,8 @@ impl App {
             parameters,
             template: modelfile.template(),
             think: None,
+            parser: modelfile.parser(),
+            grammar: run.schema.as_deref().map(read_schema).transpose()?,
         };
         Ok(Resolved { folder, setup, modelfile, backend })
     }
@@ -92,6 +97,11 @@ impl App {
         modelfile.check_requires(env!("CARGO_PKG_VERSION"))?;
         let (name, folder) = match modelfile.from() {
             Source::Name(name) => (name.clone(), library.find(name)?.folder()),
+            Source::Mir(mir) => {
+                let name = resolve_mir(library, mir)?;
+                let folder = library.find(&name)?.folder();
+                (name, folder)
+            }
             Source::Hub { org, name } => {
                 let source = format!("{org}/{name}");
                 let models = library.list();
@@ -102,10 +112,15 @@ impl App {
             Source::Path(from) => {
                 let folder = path.parent().unwrap_or(Path::new(".")).join(from);
                 if !disk::is_folder(&folder) {
-                    return Err(absent(from));
+                    return Err(if disk::exists(&folder) { not_imported(&folder) } else { absent(from) });
                 }
-                self.terminal.warn("this model is used where it lies, and nothing vouches for its files");
-                (from.clone(), VerifiedFolder::unlisted(&folder))
+                match listed(library, &folder)? {
+                    Some(model) => (model.name().to_owned(), model.folder()),
+                    None => {
+                        self.terminal.warn("this model is used where it lies, and nothing vouches for its files");
+                        (from.clone(), VerifiedFolder::unlisted(&folder))
+                    }
+                }
             }
         };
         Ok((name, folder, modelfile))
@@ -163,12 +178,33 @@ impl App {
     }
 }
 
+fn read_schema(path: &Path) -> Result<Grammar, Failure> {
+    let text = disk::read_text(path, GRAMMAR_BYTES_MAX)?;
+    Grammar::from_json_schema(&text).map_err(|error| Failure::from(error).with_code(Code::Usage))
+}
+
 /// Whether MODEL is the path of a Modelfile rather than a model's name.
 fn is_path(model: &str) -> bool {
     model.contains(['/', '\\'])
         || model == "Modelfile"
         || model.ends_with(".Modelfile")
         || model.ends_with(".modelfile")
+}
+
+/// The name of the model that has this identity by its own Modelfile.
+fn resolve_mir(library: &Library, wanted: &str) -> Result<String, Failure> {
+    let wanted: Mir = wanted.parse()?;
+    let mut known: BTreeMap<Mir, String> = BTreeMap::new();
+    for summary in library.list() {
+        let Some(text) = library.find(&summary.name)?.modelfile()? else { continue };
+        // What a model's own file has wrong is told where that model is run.
+        let mir = Modelfile::parse(&text).ok().and_then(|parsed| parsed.modelfile.mir().cloned());
+        if let Some(mir) = mir {
+            known.entry(mir).or_insert(summary.name);
+        }
+    }
+    let found = wanted.resolve(known.keys())?;
+    Ok(known[found].clone())
 }
 
 fn resolve_name(library: &Library, name: &str) -> Result<(String, VerifiedFolder, Modelfile), Failure> {
@@ -182,41 +218,51 @@ fn resolve_name(library: &Library, name: &str) -> Result<(String, VerifiedFolder
     Ok((name.into(), model.folder(), parsed.modelfile))
 }
 
+/// The model of the bundle whose folder this is: then its files are verified, by whichever path it was named.
+fn listed<'a>(library: &'a Library, folder: &Path) -> Result<Option<&'a ModelEntry>, Failure> {
+    let folder = disk::canonical(folder)?;
+    for summary in library.list() {
+        let model = library.find(&summary.name)?;
+        if disk::canonical(model.path()).is_ok_and(|path| path == folder) {
+            return Ok(Some(model));
+        }
+    }
+    Ok(None)
+}
+
+fn not_imported(file: &Path) -> Failure {
+    let name = file.file_stem().map_or("NAME".into(), |stem| stem.to_string_lossy().to_lowercase());
+    let hint = format!("run `tiles model import {}`, then write `FROM {name}`", file.display());
+    Failure::new(Code::Model, format!("`{}` must be imported before it can answer", file.display()), hint)
+}
+
 fn absent(from: &str) -> Failure {
     let hint = "import it with `tiles model import PATH`, copy it from another bundle with `tiles model export`, or name \
                 one that `tiles model list` shows";
     Failure::new(Code::Model, format!("the model `{from}` isn't on this drive"), hint)
 }
 
-/// Shows a reply while it comes: the answer rendered on stdout, thoughts dim on stderr.
+/// Shows a reply while it comes: the answer rendered on stdout, thoughts dim on stderr, in full or folded into one line.
 pub(crate) struct Screen<'a> {
     app: &'a App,
     markdown: Markdown,
-    thoughts: Neutraliser,
-    is_thinking: bool,
+    thoughts: Thoughts<'a>,
     failed: Option<crate::terminal::TerminalError>,
 }
 
 impl<'a> Screen<'a> {
-    pub(crate) fn new(app: &'a App, syntaxes: &Rc<Syntaxes>) -> Self {
+    pub(crate) fn new(app: &'a App, syntaxes: &Rc<Syntaxes>, folds: bool) -> Self {
         let styles = app.terminal.styles(Stream::Out);
         let markdown = Markdown::new(Mode::of(&app.terminal), styles, Rc::clone(syntaxes));
-        Self { app, markdown, thoughts: Neutraliser::default(), is_thinking: false, failed: None }
+        Self { app, markdown, thoughts: Thoughts::new(&app.terminal, folds), failed: None }
     }
 
     /// Shows the next piece.
     pub(crate) fn show(&mut self, piece: Piece) {
         match piece {
-            Piece::Reasoning(text) if self.app.terminal.is_terminal(Stream::Err) => {
-                let dim = self.app.terminal.styles(Stream::Err).dim;
-                self.app.terminal.say_piece(&paint(dim, &self.thoughts.feed(&text)));
-                self.is_thinking = true;
-            }
-            Piece::Reasoning(_) => {}
+            Piece::Reasoning(text) => self.thoughts.show(&text),
             Piece::Text(text) => {
-                if std::mem::take(&mut self.is_thinking) {
-                    self.app.terminal.say_piece("\n\n");
-                }
+                self.thoughts.finish();
                 let shown = self.markdown.feed(&text);
                 self.print(&shown);
             }
@@ -225,6 +271,7 @@ impl<'a> Screen<'a> {
 
     /// Shows what was held back, and ends the last line.
     pub(crate) fn finish(mut self) -> Result<(), Failure> {
+        self.thoughts.finish();
         let rest = self.markdown.finish();
         self.print(&rest);
         match self.failed {

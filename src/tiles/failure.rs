@@ -66,6 +66,7 @@ fn code_of(error: &(dyn Error + 'static)) -> Code {
     use tilekit::chat::ChatError;
     use tilekit::engine::EngineError;
     use tilekit::engine::checkpoint::CheckpointError;
+    use tilekit::engine::grammar::GrammarError;
     use tilekit::engine::models::ForwardError;
     use tilekit::engine::template::TemplateError;
     use tilekit::engine::tokenizer::TokenizerError;
@@ -86,12 +87,15 @@ fn code_of(error: &(dyn Error + 'static)) -> Code {
             EngineError::Load(error) => code_of(&**error),
             EngineError::Checkpoint(error) => code_of(error),
             EngineError::Forward(ForwardError::Backend(_)) => Code::Host,
-            EngineError::TooLong { .. } => Code::Usage,
+            EngineError::TooLong { .. } | EngineError::Grammar(GrammarError::Unusable { .. }) => Code::Usage,
             EngineError::Tokenizer(
                 TokenizerError::Read(error) | TokenizerError::Config(TemplateError::Read(error)),
             )
             | EngineError::Template(TemplateError::Read(error)) => code_of(error),
-            EngineError::Tokenizer(_) | EngineError::Template(_) | EngineError::EmptyPrompt => Code::Model,
+            EngineError::Tokenizer(_)
+            | EngineError::Template(_)
+            | EngineError::EmptyPrompt
+            | EngineError::NotHarmony => Code::Model,
             _ => Code::Failure,
         };
     }
@@ -144,7 +148,13 @@ fn code_of(error: &(dyn Error + 'static)) -> Code {
     if error.is::<tilekit::host::HostError>() || error.is::<tilekit::engine::backend::BackendError>() {
         return Code::Host;
     }
-    if error.is::<tilekit::modelfile::Diagnostics>() || error.is::<tilekit::sampling::ParameterError>() {
+    if error.is::<tilekit::mir::ResolveMirError>() {
+        return Code::Model;
+    }
+    if error.is::<tilekit::mir::ParseMirError>()
+        || error.is::<tilekit::modelfile::Diagnostics>()
+        || error.is::<tilekit::sampling::ParameterError>()
+    {
         return Code::Usage;
     }
     if error.is::<crate::terminal::TerminalError>() {

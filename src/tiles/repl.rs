@@ -28,6 +28,7 @@ use crate::unlock::Open;
 pub(crate) mod slash;
 pub(crate) mod editor;
 pub(crate) mod markdown;
+pub(crate) mod thoughts;
 
 /// The prompt.
 const PROMPT: &str = ">>> ";
@@ -50,6 +51,8 @@ struct Repl<'a> {
     editor: Option<ExternalEditor>,
     is_private: bool,
     shows_stats: bool,
+    /// Whether thoughts are one line.
+    folds: bool,
     last: Option<Completion>,
 }
 
@@ -88,6 +91,7 @@ pub(crate) fn talk(
         editor,
         is_private: open.is_none(),
         shows_stats: arguments.stats,
+        folds: true,
         last: None,
     };
     repl.greet();
@@ -181,7 +185,7 @@ impl Repl<'_> {
 
     fn say(&mut self, message: &str) -> Result<(), Failure> {
         self.app.wait_for_engine(&self.worker);
-        let mut screen = Screen::new(self.app, &self.syntaxes);
+        let mut screen = Screen::new(self.app, &self.syntaxes, self.folds);
         let store = self.open.filter(|_| !self.is_private).map(|open| &open.store);
         let interrupted = || self.app.is_interrupted();
         let answered =
@@ -278,6 +282,15 @@ impl Repl<'_> {
                 self.chat.setup.think = Some(think);
                 self.say_dim("Set; it acts where the model's template knows of it.");
             }
+            Slash::Thoughts(None) => {
+                let thoughts = self.last.as_ref().and_then(|last| last.reasoning.as_deref());
+                let text = thoughts.unwrap_or("(the last reply came without thoughts)");
+                terminal.out(&format!("{}\n", neutralise(text.trim_end())))?;
+            }
+            Slash::Thoughts(Some(folds)) => {
+                self.folds = folds;
+                self.say_dim(if folds { "Thoughts are folded." } else { "Thoughts are shown in full." });
+            }
             Slash::Stats => {
                 self.shows_stats = !self.shows_stats;
                 match &self.last {
@@ -316,7 +329,7 @@ impl Repl<'_> {
     }
 
     fn regenerate(&mut self) -> Result<(), Failure> {
-        let mut screen = Screen::new(self.app, &self.syntaxes);
+        let mut screen = Screen::new(self.app, &self.syntaxes, self.folds);
         let store = self.open.filter(|_| !self.is_private).map(|open| &open.store);
         let interrupted = || self.app.is_interrupted();
         let answered = self.chat.regenerate(&self.worker, keep(self.app, store), &mut |p| screen.show(p), &interrupted);

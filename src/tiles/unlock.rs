@@ -93,8 +93,12 @@ impl App {
                 }
             };
             let spinner = self.terminal.spinner("Unlocking");
+            let began = std::time::Instant::now();
             let opened = key_file.open(passphrase);
             drop(spinner);
+            if self.global.verbose {
+                self.terminal.say(&format!("key derived in {} ms", began.elapsed().as_millis()));
+            }
             match opened {
                 Ok(unlocked) => {
                     if let Some(flaw) = unlocked.flaw {
@@ -118,12 +122,13 @@ impl App {
 
     /// The passphrase of `--passphrase-file` or `--passphrase-fd`.
     fn given_passphrase(&self) -> Result<Option<Passphrase>, Failure> {
-        let path = match (&self.global.passphrase_file, self.global.passphrase_fd) {
-            (Some(path), _) => path.clone(),
-            (None, Some(number)) => format!("/dev/fd/{number}").into(),
+        let content = match (&self.global.passphrase_file, self.global.passphrase_fd) {
+            (Some(path), _) if path.as_os_str() == "-" => self.read_input(PASSPHRASE_BYTES_MAX)?,
+            (Some(path), _) => disk::read_stream(path, PASSPHRASE_BYTES_MAX)?,
+            (None, Some(0)) => self.read_input(PASSPHRASE_BYTES_MAX)?,
+            (None, Some(number)) => disk::read_stream(Path::new(&format!("/dev/fd/{number}")), PASSPHRASE_BYTES_MAX)?,
             (None, None) => return Ok(None),
         };
-        let content = disk::read_stream(&path, PASSPHRASE_BYTES_MAX)?;
         Ok(Some(Passphrase::from_file_content(content)?))
     }
 

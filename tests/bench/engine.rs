@@ -1,7 +1,8 @@
 //! Speed and memory of the engine: `cargo bench --bench engine -- MODEL [--threads N] [--runs N]`, one JSON line each.
 //!
 //! `MODEL` is a model folder. `--convert GGUF MODEL` makes one; `--first-token MODEL` stops after the first token of a
-//! prompt of 37, so that the time from the process's start is measured from outside.
+//! prompt of 37, so that the time from the process's start is measured from outside; `--decode-at TOKENS MODEL` measures
+//! decoding alone, after so many tokens.
 
 #![allow(clippy::print_stdout, reason = "a benchmark prints its results")]
 
@@ -28,6 +29,8 @@ struct Asked {
     runs: usize,
     convert: bool,
     first_token: bool,
+    /// Measure decoding alone, after so many tokens.
+    decode_at: Option<u32>,
 }
 
 fn asked() -> Outcome<Asked> {
@@ -40,6 +43,7 @@ fn asked() -> Outcome<Asked> {
             "--runs" => asked.runs = number()?.max(1),
             "--convert" => asked.convert = true,
             "--first-token" => asked.first_token = true,
+            "--decode-at" => asked.decode_at = Some(u32::try_from(number()?)?),
             // Cargo says this to every benchmark.
             "--bench" => {}
             other if other.starts_with('-') => return Err(format!("unknown option `{other}`").into()),
@@ -54,20 +58,28 @@ fn main() -> Outcome<()> {
     match asked.folders.as_slice() {
         [gguf, folder] if asked.convert => convert(gguf, folder),
         [folder] if asked.first_token => {
-            let mut model = load(folder, asked.threads)?;
+            let mut model = load(folder, asked.threads, NUM_CTX)?;
             let token = greedy(model.forward(&prompt(37, model_vocabulary(&model)), &|| false)?);
             println!("{}", json!({ "token": token, "peak_bytes": peak_bytes()? }));
             Ok(())
         }
-        [folder] => measure(folder, &asked),
+        [folder] => match asked.decode_at {
+            Some(before) => {
+                let mut model = load(folder, asked.threads, before as usize + NUM_CTX)?;
+                let speed = decode_speed(&mut model, before, 64)?;
+                println!("{}", json!({ "decode_tokens": 64, "after": before, "tokens_per_second": speed }));
+                Ok(())
+            }
+            None => measure(folder, &asked),
+        },
         // `cargo test --benches` gives no folder: that it starts is all that is asked.
         [] => Ok(()),
         _ => Err("one model folder is expected".into()),
     }
 }
 
-fn load(folder: &Path, threads: Option<usize>) -> Outcome<Model> {
-    let options = LoadOptions { num_ctx: NUM_CTX, threads, ..LoadOptions::default() };
+fn load(folder: &Path, threads: Option<usize>, num_ctx: usize) -> Outcome<Model> {
+    let options = LoadOptions { num_ctx, threads, ..LoadOptions::default() };
     Ok(Model::load(&VerifiedFolder::unlisted(folder), &options, &mut |_| ControlFlow::Continue(()))?)
 }
 
@@ -107,7 +119,7 @@ fn peak_bytes() -> Outcome<u64> {
 
 fn measure(folder: &Path, asked: &Asked) -> Outcome<()> {
     let began = Instant::now();
-    let mut model = load(folder, asked.threads)?;
+    let mut model = load(folder, asked.threads, NUM_CTX)?;
     println!("{}", json!({ "load_ms": began.elapsed().as_secs_f64() * 1e3, "engine": model.engine() }));
     let (mut prefill, mut decode) = (Vec::new(), Vec::new());
     for _ in 0..asked.runs {
@@ -116,9 +128,10 @@ fn measure(folder: &Path, asked: &Asked) -> Outcome<()> {
     }
     println!("{}", json!({ "prompt_tokens": 512, "tokens_per_second": median(prefill) }));
     println!("{}", json!({ "decode_tokens": 128, "tokens_per_second": median(decode) }));
-    let options = LoadOptions { num_ctx: NUM_CTX, ..LoadOptions::default() };
-    let planned = Model::memory_bytes(&VerifiedFolder::unlisted(folder), &options)?;
-    println!("{}", json!({ "peak_bytes": peak_bytes()?, "weights_and_cache_bytes": planned }));
+    // The cache grows with its use: the longest of the two measurements fills 512 positions.
+    let options = LoadOptions { num_ctx: 512, ..LoadOptions::default() };
+    let needed = Model::memory_bytes(&VerifiedFolder::unlisted(folder), &options)?;
+    println!("{}", json!({ "peak_bytes": peak_bytes()?, "weights_and_cache_bytes": needed }));
     Ok(())
 }
 

@@ -93,6 +93,81 @@ fn questions_come_by_flag_and_by_pipe() {
 }
 
 #[test]
+fn the_passphrase_comes_by_file_pipe_or_descriptor() {
+    let bundle = TestBundle::new();
+    for flag in [&["--passphrase-fd", "0"][..], &["--passphrase-file", "-"], &["--passphrase-file", "/dev/stdin"]] {
+        let mut command = bundle.command();
+        command.arg("account").args(flag).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the program can be run");
+        child.stdin.take().expect("it is piped").write_all(format!("{PASSPHRASE}\n").as_bytes()).expect("it is read");
+        let output = child.wait_with_output().expect("it ends");
+        assert!(output.status.success(), "{flag:?}: {}", stderr(&output));
+        assert!(stdout(&output).contains("Ada"), "{flag:?}: {}", stdout(&output));
+    }
+    let output = bundle.run(&["account", "--passphrase-fd", "93"]);
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    assert!(stderr(&output).contains("/dev/fd/93"), "{}", stderr(&output));
+}
+
+#[test]
+fn an_added_model_answers_without_being_kept() {
+    let bundle = TestBundle::new();
+    let model = checkpoint(&bundle, &["Added", " words."], false);
+    bundle.ok(&["model", "import", &model, "--name", "mine"]);
+    assert_eq!(bundle.ok(&["run", "mine", "--no-save", "-p", "hi"]), "Added words.\n");
+    assert_eq!(bundle.json(&["session", "list"]), serde_json::json!([]), "nothing was kept");
+    refused(&bundle.run(&["run", "mine", "--no-save", "-p", "hi", "--no-input"]), 3, "--passphrase-file");
+    // Before there is an identity nothing can have been added, so nobody is asked for a passphrase.
+    refused(&TestBundle::fresh().run(&["run", "mine", "--no-save", "-p", "hi"]), 4, "mine");
+}
+
+#[test]
+fn a_modelfile_names_its_model_by_path() {
+    let bundle = TestBundle::new();
+    let folder = bundle.root.join("models/scripted");
+    let modelfile = beside(&bundle, "Modelfile");
+    let from = |what: &str| std::fs::write(&modelfile, format!("FROM {what}\n")).expect("target can be written");
+    let run = || bundle.unlocked(&["run", &modelfile.display().to_string(), "-p", "hi"]);
+    // The bundle's own model by its path is verified like by its name.
+    from("./Tiles/models/scripted");
+    let output = run();
+    assert_eq!((stdout(&output), stderr(&output)), (format!("{ANSWER}\n"), String::new()));
+    let config = folder.join("config.json");
+    let whole = std::fs::read(&config).expect("it is there");
+    std::fs::write(&config, [&whole[..], b" "].concat()).expect("target can be written");
+    refused(&run(), 5, "config.json");
+    std::fs::write(&config, whole).expect("target can be written");
+    // A folder that nothing vouches for answers too, and that is said.
+    let other = checkpoint(&bundle, &["Other", " words."], false);
+    from("./checkpoint");
+    let output = run();
+    assert_eq!(stdout(&output), "Other words.\n", "{other}");
+    assert!(stderr(&output).contains("nothing vouches"), "{}", stderr(&output));
+    std::fs::write(beside(&bundle, "Some-Model.gguf"), b"GGUF").expect("target can be written");
+    from("./Some-Model.gguf");
+    refused(&run(), 4, "tiles model import");
+    from("./nothing-there");
+    refused(&run(), 4, "nothing-there");
+}
+
+#[test]
+fn a_model_is_found_by_its_identity() {
+    let bundle = TestBundle::new();
+    let model = checkpoint(&bundle, &["Added", " words."], false);
+    let own = Path::new(&model).join("Modelfile");
+    std::fs::write(own, "FROM .\nMIR mir:model.art.tiny-talker:q4\n").expect("target can be written");
+    bundle.ok(&["model", "import", &model, "--name", "mine"]);
+    assert_eq!(bundle.ok(&["run", "mir:model.art.tiny-talker", "-p", "hi"]), "Added words.\n");
+    let modelfile = beside(&bundle, "Modelfile").display().to_string();
+    std::fs::write(&modelfile, "FROM mir:model.artm.tiny-talker:q8\nRENDERER chatml\n").expect("target can be written");
+    assert_eq!(bundle.ok(&["run", &modelfile, "-p", "hi"]), "Added words.\n");
+    refused(&bundle.unlocked(&["run", "mir:model.art.tiny-talk", "-p", "hi"]), 4, "mir:model.art.tiny-talker:q4");
+    refused(&bundle.unlocked(&["run", "mir:model.tiny", "-p", "hi"]), 2, "isn't of the form");
+    std::fs::write(&modelfile, "FROM mine\nPARSER harmony\n").expect("target can be written");
+    refused(&bundle.unlocked(&["run", &modelfile, "-p", "hi"]), 4, "no Harmony tags");
+}
+
+#[test]
 fn json_is_alone_on_standard_output() {
     let bundle = TestBundle::new();
     let id = bundle.json(&["run", "-p", "hi"])["session"].as_str().expect("an id").to_owned();

@@ -17,6 +17,11 @@ const FLOAT32_TOLERANCE: f32 = 5e-4;
 /// How far they may be with 16-bit activations; random weights spread errors more than trained ones.
 const INT16_TOLERANCE: f32 = 0.05;
 
+/// The same for one model: in gpt-oss the router's close calls weigh errors anew (0.11 was seen; in a bfloat16 engine 5.7).
+fn int16_tolerance(model: &str) -> f32 {
+    if model == "gpt_oss" { 5.0 * INT16_TOLERANCE } else { INT16_TOLERANCE }
+}
+
 fn vectors() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/goldens")
 }
@@ -94,19 +99,30 @@ fn check_tiny(folder: &Path, options: &LoadOptions, tolerance: f32) {
     assert_near(&last, &golden["last_logits"], tolerance, &format!("{what}, last"));
 }
 
-#[test]
-fn tiny_llamas_compute_what_mlx_lm_computes() {
-    let mut checked = 0;
-    for model in ["llama-tied", "llama-untied"] {
-        for variant in ["bf16", "q4-g32", "q4-g64", "q8-g64"] {
-            let folder = vectors().join("tiny").join(model).join(variant);
-            check_tiny(&folder, &cpu(Activations::Float32, true), FLOAT32_TOLERANCE);
-            check_tiny(&folder, &cpu(Activations::Float32, false), FLOAT32_TOLERANCE);
-            check_tiny(&folder, &cpu(Activations::Int16, true), INT16_TOLERANCE);
-            checked += 1;
-        }
+/// Every checkpoint of `tests/vectors/goldens/tiny`, with its model's name.
+fn tiny() -> Vec<(String, PathBuf)> {
+    let mut all = Vec::new();
+    let entries = |folder: &Path| {
+        let read = std::fs::read_dir(folder).expect("the goldens are in the tree");
+        let mut paths: Vec<PathBuf> = read.map(|entry| entry.expect("it can be listed").path()).collect();
+        paths.sort();
+        paths
+    };
+    for model in entries(&vectors().join("tiny")) {
+        let name = model.file_name().expect("it has a name").to_string_lossy().into_owned();
+        all.extend(entries(&model).into_iter().map(|variant| (name.clone(), variant)));
     }
-    assert_eq!(checked, 8);
+    assert_eq!(all.len(), 24, "six models in four forms each");
+    all
+}
+
+#[test]
+fn tiny_models_compute_what_mlx_lm_computes() {
+    for (model, folder) in tiny() {
+        check_tiny(&folder, &cpu(Activations::Float32, true), FLOAT32_TOLERANCE);
+        check_tiny(&folder, &cpu(Activations::Float32, false), FLOAT32_TOLERANCE);
+        check_tiny(&folder, &cpu(Activations::Int16, true), int16_tolerance(&model));
+    }
 }
 
 #[test]
@@ -133,11 +149,11 @@ fn mlx() -> LoadOptions {
 
 #[test]
 #[cfg(any(all(target_os = "macos", target_arch = "aarch64"), all(target_os = "linux", feature = "mlx")))]
-fn tiny_llamas_compute_over_mlx_what_mlx_lm_computes() {
-    for model in ["llama-tied", "llama-untied"] {
-        for variant in ["bf16", "q4-g32", "q4-g64", "q8-g64"] {
-            check_tiny(&vectors().join("tiny").join(model).join(variant), &mlx(), FLOAT32_TOLERANCE);
-        }
+fn tiny_models_compute_over_mlx_what_mlx_lm_computes() {
+    for (_, folder) in tiny() {
+        check_tiny(&folder, &mlx(), FLOAT32_TOLERANCE);
+        // The whole prompt at once: with experts, its tokens are sorted by them.
+        check_tiny(&folder, &LoadOptions { num_batch: None, ..mlx() }, FLOAT32_TOLERANCE);
     }
 }
 

@@ -1,6 +1,7 @@
 //! The integration tests, in one binary: each module is one promise of the program.
 
 mod commands;
+mod corpora;
 mod damage;
 mod drive;
 mod gguf;
@@ -12,6 +13,7 @@ mod modelfile;
 mod moved;
 mod pty;
 mod screen;
+mod schema;
 mod scripted;
 mod tidy;
 mod tokenizer;

@@ -129,6 +129,28 @@ fn commands_at_the_prompt() {
 }
 
 #[test]
+fn thoughts_are_folded_and_shown_when_asked() {
+    let bundle = TestBundle::new();
+    let folder = bundle.home.with_file_name("thinker");
+    crate::scripted::write_thinker(&folder, &["<think>", "Let me", " see.", "</think>", "The", " answer."]);
+    bundle.ok(&["model", "import", &folder.display().to_string(), "--name", "thinker"]);
+    let mut screen = unlocked(&bundle, &["run", "thinker"], &[]);
+    screen.ready();
+    let folded = screen.enter("hi");
+    check_holds(&folded, &["Thought for ", "3 words; /thoughts shows them.", "The answer."]);
+    assert!(!folded.contains("Let me"), "{folded}");
+    assert_eq!(screen.enter("/thoughts"), "Let me see.");
+    check_holds(&screen.enter("/thoughts show"), &["shown in full"]);
+    let shown = screen.enter("hi");
+    check_holds(&shown, &["Let me see.", "The answer."]);
+    assert!(!shown.contains("Thought for"), "{shown}");
+    screen.keys("/bye\r");
+    assert_eq!(screen.end(), 0);
+    let answer = bundle.json(&["run", "thinker", "-p", "hi"]);
+    assert_eq!((&answer["text"], &answer["reasoning"]), (&"The answer.".into(), &"Let me see.".into()));
+}
+
+#[test]
 fn a_wrong_passphrase_is_told_three_times_and_never_shown() {
     let bundle = TestBundle::new();
     let mut screen = Screen::start(&tiles(&bundle, &[], &[]));

@@ -86,6 +86,16 @@ pub(crate) fn write(folder: &Path, words: &[&str], endless: bool) {
     fs::write(folder.join("model.safetensors"), weights(&next)).expect("target can be written");
 }
 
+/// As [`write`], with a template that knows of thoughts: `<think>` and `</think>` may be among the words.
+pub(crate) fn write_thinker(folder: &Path, words: &[&str]) {
+    write(folder, words, false);
+    let config = folder.join("tokenizer_config.json");
+    let text = fs::read_to_string(&config).expect("it was written");
+    let mut value: serde_json::Value = serde_json::from_str(&text).expect("it is JSON");
+    value["chat_template"] = format!("{{# thoughts stand between <think> and </think> #}}{TEMPLATE}").into();
+    fs::write(config, value.to_string()).expect("target can be written");
+}
+
 /// The bytes of a safetensors file, float32 throughout.
 fn weights(next: &BTreeMap<usize, usize>) -> Vec<u8> {
     let eye = |row: usize, column: usize| f32::from(u8::from(row == column));

@@ -5,8 +5,9 @@
 use std::cell::RefCell;
 use std::ops::{ControlFlow, Range};
 
+use self::cache::Floats;
 use self::kernels::{BlockOut, BlockTask, HeadTask, Kernels, TOKENS_MAX};
-use self::matrix::{Form, Matrix};
+use self::matrix::{Form, MXFP4_GROUP, Matrix};
 use self::pool::Pool;
 use super::{Attention, Backend, BackendError};
 use crate::engine::checkpoint::{Checkpoint, CheckpointError, LoadProgress};
@@ -15,8 +16,12 @@ mod simd;
 mod kernels;
 mod matrix;
 mod pool;
+pub(crate) mod cache;
+mod experts;
 mod weights;
 
+pub use self::cache::Cache;
+pub use self::experts::{Experts, Routing};
 pub use self::weights::Weights;
 
 /// In what precision quantised matrices meet activations.
@@ -56,14 +61,6 @@ pub struct Linear {
 pub struct Rope {
     wavelengths: Vec<f64>,
     turns: RefCell<Vec<(f32, f32)>>,
-}
-
-/// Keys and values, each `[positions, kv_heads · head_dim]`.
-#[derive(Debug)]
-pub struct Cache {
-    width: usize,
-    keys: Vec<f32>,
-    values: Vec<f32>,
 }
 
 /// Activations quantised for integer kernels.
@@ -156,9 +153,8 @@ impl Cpu {
         out: Shared<f32>,
     ) {
         let mut results: BlockOut = [[0.0; 16]; TOKENS_MAX];
-        let block_bytes = matrix.block_bytes();
         for block in blocks {
-            let bytes = &matrix.bytes()[block * block_bytes..(block + 1) * block_bytes];
+            let bytes = matrix.block(block);
             let rows = block * matrix.lanes..((block + 1) * matrix.lanes).min(matrix.rows);
             for first in (0..x.rows).step_by(TOKENS_MAX) {
                 let tokens = TOKENS_MAX.min(x.rows - first);
@@ -196,7 +192,11 @@ impl Cpu {
                 (q.group_size, codes, &q.scales[groups.clone()], &q.sums[groups])
             }
             None => {
-                let group_size = if let Form::Affine { group_size, .. } = matrix.form { group_size } else { 0 };
+                let group_size = match matrix.form {
+                    Form::Affine { group_size, .. } => group_size,
+                    Form::Mxfp4 => MXFP4_GROUP,
+                    Form::Dense(_) => 0,
+                };
                 (group_size, &[][..], &[][..], &[][..])
             }
         };
@@ -208,6 +208,8 @@ impl Cpu {
         match form {
             Form::Affine { bits, parts, .. } if task.codes.is_empty() => kernels.oracle(bits, parts, task, out),
             Form::Affine { bits, parts, .. } => kernels.integer(bits, parts, task, out),
+            Form::Mxfp4 if task.codes.is_empty() => kernels.oracle_mxfp4(task, out),
+            Form::Mxfp4 => kernels.integer_mxfp4(task, out),
             Form::Dense(dtype) => kernels.dense(dtype, task, out),
         }
     }
@@ -216,6 +218,7 @@ impl Cpu {
     fn integer_group(activations: Activations, matrix: &Matrix) -> Option<usize> {
         match (matrix.form, activations) {
             (Form::Affine { group_size, .. }, Activations::Int16) => Some(group_size),
+            (Form::Mxfp4, Activations::Int16) => Some(MXFP4_GROUP),
             _ => None,
         }
     }
@@ -252,6 +255,8 @@ impl Backend for Cpu {
     type Rope = Rope;
     type Cache = Cache;
     type Weights = Weights;
+    type Experts = Experts;
+    type Routing = Routing;
 
     fn load(
         &self,
@@ -275,6 +280,22 @@ impl Backend for Cpu {
         weights.take_vector(name, len)
     }
 
+    fn experts(
+        &self,
+        weights: &mut Weights,
+        name: &str,
+        count: usize,
+        rows: usize,
+        columns: usize,
+    ) -> Result<Experts, CheckpointError> {
+        let matrix = weights.take_matrix(name, count * rows, columns)?;
+        Ok(Experts { matrix, bias: weights.take_bias(name, count * rows)?, rows })
+    }
+
+    fn has(&self, weights: &Weights, name: &str) -> bool {
+        weights.has(name)
+    }
+
     fn finish(&self, weights: Weights) -> Result<(), CheckpointError> {
         weights.finish()
     }
@@ -284,12 +305,16 @@ impl Backend for Cpu {
     }
 
     fn cache(&self, attention: &Attention) -> Cache {
-        Cache { width: attention.kv_heads * attention.head_dim, keys: Vec::new(), values: Vec::new() }
+        let width = attention.kv_heads * attention.head_dim;
+        Cache::new(width, attention.window, self.activations == Activations::Int16)
     }
 
     fn truncate(&self, cache: &mut Cache, len: usize) {
-        cache.keys.truncate(len * cache.width);
-        cache.values.truncate(len * cache.width);
+        cache.truncate(len);
+    }
+
+    fn shortest(&self, cache: &Cache) -> usize {
+        cache.shortest()
     }
 
     fn embed(&self, table: &Linear, tokens: &[u32]) -> Tensor {
@@ -338,6 +363,7 @@ impl Backend for Cpu {
 
     fn rms_norm(&self, x: &Tensor, weight: &Vec<f32>, epsilon: f32) -> Tensor {
         let mut out = Tensor::zeros(x.rows, x.width);
+        // A norm of a head's width is one over each head.
         for (row, out) in x.values.chunks_exact(weight.len()).zip(out.values.chunks_exact_mut(weight.len())) {
             self.kernels.rms_norm(row, weight, epsilon, out);
         }
@@ -362,20 +388,21 @@ impl Backend for Cpu {
     fn attention(
         &self,
         attention: &Attention,
+        sinks: Option<&Vec<f32>>,
         cache: &mut Cache,
         queries: &Tensor,
         keys: Tensor,
         values: Tensor,
     ) -> Tensor {
-        let first = cache.keys.len() / cache.width;
-        cache.keys.extend(keys.values);
-        cache.values.extend(values.values);
+        let first = cache.len();
+        cache.append(&keys.values, &values.values);
         let Attention { heads, kv_heads, head_dim, scale, window } = *attention;
         let mut out = Tensor::zeros(queries.rows, heads * head_dim);
         let shared = Shared(out.values.as_mut_ptr());
         let items = queries.rows * heads;
         // Below this much work, waking the other threads costs more than it saves.
-        let worthwhile = items * (first + queries.rows) * head_dim > 32_768;
+        let reach = window.map_or(first + queries.rows, |window| window.min(first + queries.rows));
+        let worthwhile = items * reach * head_dim > 32_768;
         let chunk = if worthwhile { items.div_ceil(self.threads() * 8) } else { items };
         let (kernels, cache) = (self.kernels, &*cache);
         self.run(items, chunk, &|range| {
@@ -385,19 +412,23 @@ impl Backend for Cpu {
                 let (head, token) = (item / queries.rows, item % queries.rows);
                 let end = first + token + 1;
                 let start = window.map_or(0, |window| end.saturating_sub(window));
-                let at = start * cache.width + head / (heads / kv_heads) * head_dim;
+                let at = (start - cache.dropped()) * cache.width() + head / (heads / kv_heads) * head_dim;
                 let query = &queries.row(token)[head * head_dim..(head + 1) * head_dim];
-                let task = HeadTask {
-                    query,
-                    keys: &cache.keys[at..],
-                    values: &cache.values[at..],
-                    stride: cache.width,
-                    scale,
-                };
+                let sink = sinks.map(|sinks| sinks[head]);
+                let task = HeadTask { query, stride: cache.width(), scale, sink };
                 scores.resize(end - start, 0.0);
                 let to = (token * heads + head) * head_dim;
                 // SAFETY: each item has its own part of the output.
-                kernels.attend(&task, &mut scores, unsafe { shared.slice(to..to + head_dim) });
+                let out = unsafe { shared.slice(to..to + head_dim) };
+                match (&cache.keys, &cache.values) {
+                    (Floats::Half(keys), Floats::Half(values)) => {
+                        kernels.attend_half(&task, &keys[at..], &values[at..], &mut scores, out);
+                    }
+                    (Floats::Single(keys), Floats::Single(values)) => {
+                        kernels.attend(&task, &keys[at..], &values[at..], &mut scores, out);
+                    }
+                    _ => unreachable!("keys and values are of one precision"),
+                }
             }
         });
         out
@@ -406,6 +437,38 @@ impl Backend for Cpu {
     fn silu_gate(&self, mut gate: Tensor, up: &Tensor) -> Tensor {
         self.kernels.silu_gate(&mut gate.values, &up.values);
         gate
+    }
+
+    fn gelu_gate(&self, mut gate: Tensor, up: &Tensor) -> Tensor {
+        self.kernels.gelu_gate(&mut gate.values, &up.values);
+        gate
+    }
+
+    fn clipped_swiglu(&self, mut gate: Tensor, up: &Tensor, alpha: f32, limit: f32) -> Tensor {
+        self.kernels.clipped_swiglu(&mut gate.values, &up.values, alpha, limit);
+        gate
+    }
+
+    fn shift(&self, mut vector: Vec<f32>, by: f32) -> Vec<f32> {
+        vector.iter_mut().for_each(|value| *value += by);
+        vector
+    }
+
+    fn scale(&self, mut x: Tensor, factor: f32) -> Tensor {
+        x.values.iter_mut().for_each(|value| *value *= factor);
+        x
+    }
+
+    fn route(&self, scores: Tensor, chosen: usize) -> Routing {
+        Routing::new(&scores, chosen)
+    }
+
+    fn expert_linears<const N: usize>(&self, x: &Tensor, experts: [&Experts; N], routing: &Routing) -> [Tensor; N] {
+        self.mixture(x, experts, routing)
+    }
+
+    fn combine(&self, x: Tensor, routing: &Routing) -> Tensor {
+        routing.combine(&x)
     }
 
     fn add(&self, mut x: Tensor, y: &Tensor) -> Tensor {

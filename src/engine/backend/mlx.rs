@@ -152,7 +152,119 @@ impl Linear {
     }
 }
 
-impl Mlx {
+impl Backend for Mlx {
+    type Tensor = Tensor;
+    type Linear = Linear;
+    type Vector = Array;
+    type Rope = Rope;
+    type Cache = Cache;
+    type Weights = Weights;
+    type Experts = Experts;
+    type Routing = Routing;
+
+    fn load(
+        &self,
+        checkpoint: &Checkpoint,
+        progress: &mut dyn FnMut(LoadProgress) -> ControlFlow<()>,
+    ) -> std::result::Result<Weights, CheckpointError> {
+        Weights::read(checkpoint, self.float32, progress)
+    }
+
+    fn linear(
+        &self,
+        weights: &mut Weights,
+        name: &str,
+        rows: usize,
+        columns: usize,
+    ) -> std::result::Result<Linear, CheckpointError> {
+        weights.take_linear(name, rows, columns)
+    }
+
+    fn vector(&self, weights: &mut Weights, name: &str, len: usize) -> std::result::Result<Array, CheckpointError> {
+        weights.take_vector(name, len)
+    }
+
+    fn has(&self, weights: &Weights, name: &str) -> bool {
+        weights.has(name)
+    }
+
+    fn finish(&self, weights: Weights) -> std::result::Result<(), CheckpointError> {
+        weights.finish()?;
+        if self.gpu {
+            // macOS 15 then leaves the weights where the GPU finds them. Earlier systems refuse, and are only slower.
+            let _ = memory::active_memory().and_then(memory::set_wired_limit);
+        }
+        Ok(())
+    }
+
+    fn rope_table(&self, wavelengths: &[f64]) -> Rope {
+        let values: Vec<f32> = wavelengths.iter().map(|wavelength| *wavelength as f32).collect();
+        let wavelengths = Array::from_slice(&values, &[values.len() as i32]);
+        Rope { wavelengths, head_dim: values.len() * 2 }
+    }
+
+    fn cache(&self, attention: &Attention) -> Cache {
+        Cache::new(attention.window)
+    }
+
+    fn truncate(&self, cache: &mut Cache, len: usize) {
+        cache.truncate(len);
+    }
+
+    fn shortest(&self, cache: &Cache) -> usize {
+        cache.shortest()
+    }
+
+    fn embed(&self, table: &Linear, tokens: &[u32]) -> Tensor {
+        self.tensor(table.rows_of(tokens), tokens.len(), table.columns)
+    }
+
+    fn linears<const N: usize>(&self, x: &Tensor, matrices: [&Linear; N]) -> [Tensor; N] {
+        let flat = self.keep(Self::flat(x));
+        matrices.map(|linear| self.tensor(linear.times(&flat), x.rows, linear.rows))
+    }
+
+    fn rms_norm(&self, x: &Tensor, weight: &Array, epsilon: f32) -> Tensor {
+        let norm = || {
+            let (rows, width) = (x.rows as i32, x.width as i32);
+            // A norm of a head's width is one over each head.
+            let len = weight.size() as i32;
+            let pieces = Self::flat(x)?.reshape(&[rows, width / len.max(1), len])?;
+            fast::rms_norm(&pieces, Some(weight), epsilon)?.reshape(&[rows, width])
+        };
+        self.tensor(norm(), x.rows, x.width)
+    }
+
+    fn rope(&self, x: Tensor, rope: &Rope, first: usize) -> Tensor {
+        let rotate = || {
+            let heads = Self::by_head(&x, rope.head_dim)?;
+            fast::rope(&heads, rope.head_dim as i32, false, None, 1.0, first as i32, &rope.wavelengths)
+        };
+        Tensor { array: self.keep(rotate()), head_dim: Some(rope.head_dim), ..x }
+    }
+
+    fn attention(
+        &self,
+        attention: &Attention,
+        sinks: Option<&Array>,
+        cache: &mut Cache,
+        queries: &Tensor,
+        keys: Tensor,
+        values: Tensor,
+    ) -> Tensor {
+        let (rows, width) = (queries.rows, attention.heads * attention.head_dim);
+        let mut attend = || {
+            let [queries, keys, values] = [queries, &keys, &values].map(|x| Self::by_head(x, attention.head_dim));
+            cache.attend(attention, &queries?, (&keys?, &values?), sinks, rows)
+        };
+        let array = self.keep(attend());
+        Tensor { array, rows, width, head_dim: Some(attention.head_dim) }
+    }
+
+    fn silu_gate(&self, gate: Tensor, up: &Tensor) -> Tensor {
+        self.elements(&gate, up, |gate, up| ops::sigmoid(gate)?.multiply(gate)?.multiply(up))
+    }
+
     fn experts(
         &self,
         weights: &mut Weights,
@@ -210,109 +322,6 @@ impl Mlx {
     fn combine(&self, x: Tensor, routing: &Routing) -> Tensor {
         let sum = || routing.combine(&Self::flat(&x)?, x.width);
         self.tensor(sum(), routing.tokens, x.width)
-    }
-}
-
-impl Backend for Mlx {
-    type Tensor = Tensor;
-    type Linear = Linear;
-    type Vector = Array;
-    type Rope = Rope;
-    type Cache = Cache;
-    type Weights = Weights;
-
-    fn load(
-        &self,
-        checkpoint: &Checkpoint,
-        progress: &mut dyn FnMut(LoadProgress) -> ControlFlow<()>,
-    ) -> std::result::Result<Weights, CheckpointError> {
-        Weights::read(checkpoint, self.float32, progress)
-    }
-
-    fn linear(
-        &self,
-        weights: &mut Weights,
-        name: &str,
-        rows: usize,
-        columns: usize,
-    ) -> std::result::Result<Linear, CheckpointError> {
-        weights.take_linear(name, rows, columns)
-    }
-
-    fn vector(&self, weights: &mut Weights, name: &str, len: usize) -> std::result::Result<Array, CheckpointError> {
-        weights.take_vector(name, len)
-    }
-
-    fn finish(&self, weights: Weights) -> std::result::Result<(), CheckpointError> {
-        weights.finish()?;
-        if self.gpu {
-            // macOS 15 then leaves the weights where the GPU finds them. Earlier systems refuse, and are only slower.
-            let _ = memory::active_memory().and_then(memory::set_wired_limit);
-        }
-        Ok(())
-    }
-
-    fn rope_table(&self, wavelengths: &[f64]) -> Rope {
-        let values: Vec<f32> = wavelengths.iter().map(|wavelength| *wavelength as f32).collect();
-        let wavelengths = Array::from_slice(&values, &[values.len() as i32]);
-        Rope { wavelengths, head_dim: values.len() * 2 }
-    }
-
-    fn cache(&self, attention: &Attention) -> Cache {
-        Cache::new(attention.window)
-    }
-
-    fn truncate(&self, cache: &mut Cache, len: usize) {
-        cache.truncate(len);
-    }
-
-    fn embed(&self, table: &Linear, tokens: &[u32]) -> Tensor {
-        self.tensor(table.rows_of(tokens), tokens.len(), table.columns)
-    }
-
-    fn linears<const N: usize>(&self, x: &Tensor, matrices: [&Linear; N]) -> [Tensor; N] {
-        let flat = self.keep(Self::flat(x));
-        matrices.map(|linear| self.tensor(linear.times(&flat), x.rows, linear.rows))
-    }
-
-    fn rms_norm(&self, x: &Tensor, weight: &Array, epsilon: f32) -> Tensor {
-        let norm = || {
-            let (rows, width) = (x.rows as i32, x.width as i32);
-            // A norm of a head's width is one over each head.
-            let len = weight.size() as i32;
-            let pieces = Self::flat(x)?.reshape(&[rows, width / len.max(1), len])?;
-            fast::rms_norm(&pieces, Some(weight), epsilon)?.reshape(&[rows, width])
-        };
-        self.tensor(norm(), x.rows, x.width)
-    }
-
-    fn rope(&self, x: Tensor, rope: &Rope, first: usize) -> Tensor {
-        let rotate = || {
-            let heads = Self::by_head(&x, rope.head_dim)?;
-            fast::rope(&heads, rope.head_dim as i32, false, None, 1.0, first as i32, &rope.wavelengths)
-        };
-        Tensor { array: self.keep(rotate()), head_dim: Some(rope.head_dim), ..x }
-    }
-
-    fn attention(
-        &self,
-        attention: &Attention,
-        cache: &mut Cache,
-        queries: &Tensor,
-        keys: Tensor,
-        values: Tensor,
-    ) -> Tensor {
-        let (rows, width) = (queries.rows, attention.heads * attention.head_dim);
-        let mut attend = || {
-            let [queries, keys, values] = [queries, &keys, &values].map(|x| Self::by_head(x, attention.head_dim));
-            cache.attend(attention, &queries?, (&keys?, &values?), None, rows)
-        };
-        let array = self.keep(attend());
-        Tensor { array, rows, width, head_dim: Some(attention.head_dim) }
-    }
-
-    fn silu_gate(&self, gate: Tensor, up: &Tensor) -> Tensor {
-        self.elements(&gate, up, |gate, up| ops::sigmoid(gate)?.multiply(gate)?.multiply(up))
     }
 
     fn add(&self, x: Tensor, y: &Tensor) -> Tensor {

@@ -10,16 +10,29 @@ use super::CheckpointError;
 const DIMENSION_MAX: u64 = 1 << 20;
 /// The most layers of a model.
 const LAYERS_MAX: u64 = 1_024;
+/// The most experts of a layer.
+const EXPERTS_MAX: u64 = 1_024;
 /// The longest context in tokens.
 const POSITIONS_MAX: u64 = 1 << 27;
 
-/// How a matrix is quantised: affine codes with a scale and a bias for each group of a row.
+/// What the codes of a quantised matrix mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// `code · scale + bias`, both floats.
+    Affine,
+    /// The code is a float of 4 bits (E2M1), the scale a power of two in a byte (OCP Microscaling Formats, 5.3).
+    Mxfp4,
+}
+
+/// How a matrix is quantised: codes, with a scale for each group of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quantisation {
-    /// Bits a code: 2, 3, 4, 5, 6 or 8.
+    /// Bits a code: 2, 3, 4, 5, 6 or 8; 4 of MXFP4.
     pub bits: usize,
-    /// Elements that share a scale: 32, 64 or 128.
+    /// Elements that share a scale: 32, 64 or 128; 32 of MXFP4.
     pub group_size: usize,
+    /// What the codes mean.
+    pub mode: Mode,
 }
 
 /// How rotary embeddings are stretched to a longer context.
@@ -41,6 +54,56 @@ pub enum RopeScaling {
         /// The context that the model was first trained for.
         original_positions: f64,
     },
+    /// YaRN: as Llama 3.1, with the border given in turns over the original context.
+    Yarn {
+        /// The factor.
+        factor: f64,
+        /// Wavelengths with more turns are kept.
+        beta_fast: f64,
+        /// Wavelengths with fewer turns are stretched.
+        beta_slow: f64,
+        /// The context that the model was first trained for.
+        original_positions: f64,
+    },
+}
+
+/// What only some architectures have.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Particular {
+    /// Nothing.
+    Dense,
+    /// Gemma 3.
+    Gemma3(Gemma3Config),
+    /// gpt-oss.
+    GptOss(GptOssConfig),
+}
+
+/// What only Gemma 3 has.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Gemma3Config {
+    /// The scores' factor is its inverse root.
+    pub query_pre_attn_scalar: f64,
+    /// How many positions a local layer's query sees.
+    pub sliding_window: usize,
+    /// Every so manieth layer is global.
+    pub sliding_window_pattern: usize,
+    /// The base of the rotary wavelengths of local layers.
+    pub rope_local_base_freq: f64,
+}
+
+/// What only gpt-oss has.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GptOssConfig {
+    /// How many experts a layer has.
+    pub experts: usize,
+    /// How many of them a token goes to.
+    pub experts_per_token: usize,
+    /// How many positions a sliding layer's query sees.
+    pub sliding_window: usize,
+    /// Which layers slide.
+    pub slides: Vec<bool>,
+    /// Where the gate is clipped.
+    pub swiglu_limit: f32,
 }
 
 /// The shape of a model. Sizes are within limits, and agree with each other.
@@ -79,11 +142,13 @@ pub struct ModelConfig {
     /// How matrices are quantised that have scales, unless an override says otherwise.
     quantisation: Option<Quantisation>,
     overrides: BTreeMap<String, Quantisation>,
+    /// What only its architecture has.
+    pub particular: Particular,
 }
 
 impl ModelConfig {
     /// The architectures that are known here.
-    pub const KNOWN: [&'static str; 1] = ["llama"];
+    pub const KNOWN: [&'static str; 5] = ["llama", "qwen2", "qwen3", "gemma3_text", "gpt_oss"];
 
     /// Parses and checks a `config.json`.
     ///
@@ -97,9 +162,10 @@ impl ModelConfig {
         if !Self::KNOWN.contains(&model_type.as_str()) {
             return Err(CheckpointError::UnknownArchitecture { model_type });
         }
-        if let Some(activation) = json.get("hidden_act").and_then(Value::as_str)
-            && !matches!(activation, "silu" | "swish")
-        {
+        let is_gemma = model_type == "gemma3_text";
+        let activation = json.get("hidden_activation").or_else(|| json.get("hidden_act")).and_then(Value::as_str);
+        let known: &[&str] = if is_gemma { &["gelu_pytorch_tanh"] } else { &["silu", "swish"] };
+        if let Some(activation) = activation.filter(|activation| !known.contains(activation)) {
             return Err(CheckpointError::Unsupported { what: format!("the activation `{activation}`") });
         }
         let hidden_size = reader.size("hidden_size", DIMENSION_MAX)?;
@@ -110,10 +176,20 @@ impl ModelConfig {
             return Err(malformed(format!("{heads} heads, {kv_heads} for keys, {head_dim} wide, don't go together")));
         }
         let (quantisation, overrides) = reader.quantisation()?;
+        let layers = reader.size("num_hidden_layers", LAYERS_MAX)?;
+        let particular = match model_type.as_str() {
+            "gemma3_text" => Particular::Gemma3(reader.gemma3()?),
+            "gpt_oss" => Particular::GptOss(reader.gpt_oss(layers)?),
+            _ if reader.0.get("use_sliding_window").and_then(Value::as_bool) == Some(true) => {
+                return Err(CheckpointError::Unsupported { what: format!("a sliding window of `{model_type}`") });
+            }
+            _ => Particular::Dense,
+        };
         Ok(Self {
             model_type,
             hidden_size,
-            layers: reader.size("num_hidden_layers", LAYERS_MAX)?,
+            layers,
+            particular,
             intermediate_size: reader.size("intermediate_size", DIMENSION_MAX)?,
             heads,
             kv_heads,
@@ -129,6 +205,19 @@ impl ModelConfig {
             quantisation,
             overrides,
         })
+    }
+
+    /// How many positions the queries of a layer see; `None` all before them.
+    pub fn window_of(&self, layer: usize) -> Option<usize> {
+        match &self.particular {
+            Particular::Dense => None,
+            Particular::Gemma3(own) => {
+                (!(layer + 1).is_multiple_of(own.sliding_window_pattern)).then_some(own.sliding_window)
+            }
+            Particular::GptOss(own) => {
+                own.slides.get(layer).is_some_and(|slides| *slides).then_some(own.sliding_window)
+            }
+        }
     }
 
     /// How the matrix `module` is quantised, if it has scales.
@@ -181,6 +270,62 @@ impl Reader<'_> {
         tokens.ok_or_else(|| malformed(format!("`{name}` isn't a token or a list of tokens")))
     }
 
+    fn gemma3(&self) -> Result<Gemma3Config, CheckpointError> {
+        for name in ["attn_logit_softcapping", "final_logit_softcapping"] {
+            if self.0.get(name).is_some_and(|value| !value.is_null()) {
+                return Err(CheckpointError::Unsupported { what: format!("`{name}`") });
+            }
+        }
+        let pattern = self.size_or("sliding_window_pattern", LAYERS_MAX, 6)?;
+        if let Some(types) = self.layer_types()? {
+            let slides = |layer: usize| !(layer + 1).is_multiple_of(pattern);
+            if types.iter().enumerate().any(|(layer, is_sliding)| *is_sliding != slides(layer)) {
+                return Err(CheckpointError::Unsupported { what: "other `layer_types` than a regular pattern".into() });
+            }
+        }
+        Ok(Gemma3Config {
+            query_pre_attn_scalar: self.number("query_pre_attn_scalar", 1.0..=1e6, Some(256.0))?,
+            sliding_window: self.size_or("sliding_window", POSITIONS_MAX, 512)?,
+            sliding_window_pattern: pattern,
+            rope_local_base_freq: self.number("rope_local_base_freq", 1.0..=1e12, Some(10_000.0))?,
+        })
+    }
+
+    fn gpt_oss(&self, layers: usize) -> Result<GptOssConfig, CheckpointError> {
+        let experts = self.size("num_local_experts", EXPERTS_MAX)?;
+        let chosen =
+            if self.0.contains_key("num_experts_per_tok") { "num_experts_per_tok" } else { "experts_per_token" };
+        let experts_per_token = self.size(chosen, EXPERTS_MAX)?;
+        if !(2..=experts).contains(&experts_per_token) {
+            return Err(malformed(format!("`{chosen}` is {experts_per_token}, not within 2 to {experts}")));
+        }
+        let slides = match self.layer_types()? {
+            Some(types) if types.len() == layers => types,
+            Some(types) => return Err(malformed(format!("`layer_types` names {} of {layers} layers", types.len()))),
+            None => (0..layers).map(|layer| layer.is_multiple_of(2)).collect(),
+        };
+        Ok(GptOssConfig {
+            experts,
+            experts_per_token,
+            sliding_window: self.size_or("sliding_window", POSITIONS_MAX, 128)?,
+            slides,
+            swiglu_limit: self.number("swiglu_limit", 1e-3..=1e6, Some(7.0))? as f32,
+        })
+    }
+
+    /// Which layers slide, where it is said.
+    fn layer_types(&self) -> Result<Option<Vec<bool>>, CheckpointError> {
+        let Some(types) = self.0.get("layer_types").filter(|value| !value.is_null()) else { return Ok(None) };
+        let types = types.as_array().filter(|types| types.len() as u64 <= LAYERS_MAX);
+        let types = types.ok_or_else(|| malformed("`layer_types` isn't a list of layers"))?;
+        let slides = types.iter().map(|kind| match kind.as_str() {
+            Some("sliding_attention") => Ok(true),
+            Some("full_attention") => Ok(false),
+            _ => Err(malformed("`layer_types` names another kind than `sliding_attention` and `full_attention`")),
+        });
+        slides.collect::<Result<_, _>>().map(Some)
+    }
+
     fn rope_scaling(&self) -> Result<Option<RopeScaling>, CheckpointError> {
         let Some(scaling) = self.0.get("rope_scaling").filter(|value| !value.is_null()) else { return Ok(None) };
         let scaling = scaling.as_object().ok_or_else(|| malformed("`rope_scaling` isn't an object"))?;
@@ -206,6 +351,21 @@ impl Reader<'_> {
                     _ => Ok(Some(scaling)),
                 }
             }
+            "yarn" => {
+                let or = |name: &str, default: f64| Reader(scaling).number(name, 1e-3..=1e9, Some(default));
+                let positions = self.number("max_position_embeddings", 1.0..=POSITIONS_MAX as f64, Some(4_096.0))?;
+                for name in ["mscale", "mscale_all_dim", "attention_factor"] {
+                    if scaling.get(name).is_some_and(|value| !value.is_null()) {
+                        return Err(CheckpointError::Unsupported { what: format!("YaRN with `{name}`") });
+                    }
+                }
+                let [beta_fast, beta_slow] = [or("beta_fast", 32.0)?, or("beta_slow", 1.0)?];
+                if beta_fast <= beta_slow {
+                    return Err(malformed("`beta_fast` isn't above `beta_slow`"));
+                }
+                let original_positions = or("original_max_position_embeddings", positions)?;
+                Ok(Some(RopeScaling::Yarn { factor: number("factor")?, beta_fast, beta_slow, original_positions }))
+            }
             other => Err(CheckpointError::Unsupported { what: format!("rope scaling of type `{other}`") }),
         }
     }
@@ -225,14 +385,21 @@ impl Reader<'_> {
 }
 
 fn one_quantisation(stated: &Map<String, Value>) -> Result<Quantisation, CheckpointError> {
-    let mode = stated.get("mode").and_then(Value::as_str).unwrap_or("affine");
-    if mode != "affine" {
-        return Err(CheckpointError::Unsupported { what: format!("quantisation of mode `{mode}`") });
+    // As gpt-oss was first published: blocks of bytes, and both halves of the gate in one tensor.
+    if stated.contains_key("quant_method") {
+        let what = "a checkpoint quantised as transformers does it; import its MLX conversion".into();
+        return Err(CheckpointError::Unsupported { what });
     }
+    let mode = match stated.get("mode").and_then(Value::as_str).unwrap_or("affine") {
+        "affine" => Mode::Affine,
+        "mxfp4" => Mode::Mxfp4,
+        mode => return Err(CheckpointError::Unsupported { what: format!("quantisation of mode `{mode}`") }),
+    };
     let number = |name: &str| stated.get(name).and_then(Value::as_u64);
     match (number("bits"), number("group_size")) {
-        (Some(bits @ (2 | 3 | 4 | 5 | 6 | 8)), Some(group_size @ (32 | 64 | 128))) => {
-            Ok(Quantisation { bits: bits as usize, group_size: group_size as usize })
+        (Some(4), Some(32)) if mode == Mode::Mxfp4 => Ok(Quantisation { bits: 4, group_size: 32, mode }),
+        (Some(bits @ (2 | 3 | 4 | 5 | 6 | 8)), Some(group_size @ (32 | 64 | 128))) if mode == Mode::Affine => {
+            Ok(Quantisation { bits: bits as usize, group_size: group_size as usize, mode })
         }
         (bits, group_size) => {
             let shown = |number: Option<u64>| number.map_or("?".into(), |number| number.to_string());

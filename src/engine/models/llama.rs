@@ -1,129 +1,17 @@
-//! Llama: grouped-query attention with rotary embeddings, a gated MLP, root-mean-square norms.
-//!
-//! The names are those of the weights; the shapes those of transformers' `modeling_llama.py` and mlx-lm's `llama.py`.
+//! Llama: the dense decoder as it is, rotary embeddings stretched as Llama 3.1 does where the configuration says so.
 
-use crate::engine::backend::{Attention, Backend};
-use crate::engine::checkpoint::{CheckpointError, ModelConfig, RopeScaling};
+use super::dense::{Dense, Particulars};
+use crate::engine::backend::Backend;
+use crate::engine::checkpoint::{CheckpointError, ModelConfig};
 
-/// A llama over any backend.
-pub struct Llama<B: Backend> {
-    embed_tokens: B::Linear,
-    layers: Vec<Layer<B>>,
-    norm: B::Vector,
-    /// `None` where the embedding is the head too.
-    lm_head: Option<B::Linear>,
-    rope: B::Rope,
-    attention: Attention,
-    rms_norm_eps: f32,
-}
-
-struct Layer<B: Backend> {
-    input_layernorm: B::Vector,
-    q_proj: B::Linear,
-    k_proj: B::Linear,
-    v_proj: B::Linear,
-    o_proj: B::Linear,
-    post_attention_layernorm: B::Vector,
-    gate_proj: B::Linear,
-    up_proj: B::Linear,
-    down_proj: B::Linear,
-}
-
-impl<B: Backend> Llama<B> {
-    /// Takes its weights.
-    ///
-    /// # Errors
-    /// A weight is missing or has another shape than `config` asks for.
-    pub fn new(backend: &B, config: &ModelConfig, weights: &mut B::Weights) -> Result<Self, CheckpointError> {
-        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
-        let (q_width, kv_width) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
-        let mut layers = Vec::new();
-        for layer in 0..config.layers {
-            let name = |part: &str| format!("model.layers.{layer}.{part}");
-            layers.push(Layer {
-                input_layernorm: backend.vector(weights, &name("input_layernorm"), hidden)?,
-                q_proj: backend.linear(weights, &name("self_attn.q_proj"), q_width, hidden)?,
-                k_proj: backend.linear(weights, &name("self_attn.k_proj"), kv_width, hidden)?,
-                v_proj: backend.linear(weights, &name("self_attn.v_proj"), kv_width, hidden)?,
-                o_proj: backend.linear(weights, &name("self_attn.o_proj"), hidden, q_width)?,
-                post_attention_layernorm: backend.vector(weights, &name("post_attention_layernorm"), hidden)?,
-                gate_proj: backend.linear(weights, &name("mlp.gate_proj"), inner, hidden)?,
-                up_proj: backend.linear(weights, &name("mlp.up_proj"), inner, hidden)?,
-                down_proj: backend.linear(weights, &name("mlp.down_proj"), hidden, inner)?,
-            });
-        }
-        let tied = config.tie_word_embeddings;
-        Ok(Self {
-            embed_tokens: backend.linear(weights, "model.embed_tokens", config.vocab_size, hidden)?,
-            layers,
-            norm: backend.vector(weights, "model.norm", hidden)?,
-            lm_head: if tied { None } else { Some(backend.linear(weights, "lm_head", config.vocab_size, hidden)?) },
-            rope: backend.rope_table(&wavelengths(config)),
-            attention: Attention {
-                heads: config.heads,
-                kv_heads: config.kv_heads,
-                head_dim: config.head_dim,
-                scale: (config.head_dim as f32).powf(-0.5),
-                window: None,
-            },
-            rms_norm_eps: config.rms_norm_eps,
-        })
-    }
-
-    /// An empty cache for each layer.
-    pub fn caches(&self, backend: &B) -> Vec<B::Cache> {
-        self.layers.iter().map(|_| backend.cache(&self.attention)).collect()
-    }
-
-    /// The final states of `tokens` at positions `first..`: `[tokens, hidden]`; `None` once `cancelled` says so.
-    pub fn forward(
-        &self,
-        backend: &B,
-        tokens: &[u32],
-        first: usize,
-        caches: &mut [B::Cache],
-        cancelled: &dyn Fn() -> bool,
-    ) -> Option<B::Tensor> {
-        let mut x = backend.embed(&self.embed_tokens, tokens);
-        for (layer, cache) in self.layers.iter().zip(caches) {
-            if cancelled() {
-                return None;
-            }
-            let normed = backend.rms_norm(&x, &layer.input_layernorm, self.rms_norm_eps);
-            let [q, k, v] = backend.linears(&normed, [&layer.q_proj, &layer.k_proj, &layer.v_proj]);
-            let (q, k) = (backend.rope(q, &self.rope, first), backend.rope(k, &self.rope, first));
-            let attended = backend.attention(&self.attention, cache, &q, k, v);
-            let [attended] = backend.linears(&attended, [&layer.o_proj]);
-            x = backend.add(x, &attended);
-            let normed = backend.rms_norm(&x, &layer.post_attention_layernorm, self.rms_norm_eps);
-            let [gate, up] = backend.linears(&normed, [&layer.gate_proj, &layer.up_proj]);
-            let [down] = backend.linears(&backend.silu_gate(gate, &up), [&layer.down_proj]);
-            x = backend.add(x, &down);
-        }
-        Some(x)
-    }
-
-    /// The logits of final states: `[tokens, vocabulary]`.
-    pub fn logits(&self, backend: &B, states: &B::Tensor) -> B::Tensor {
-        let normed = backend.rms_norm(states, &self.norm, self.rms_norm_eps);
-        let [logits] = backend.linears(&normed, [self.lm_head.as_ref().unwrap_or(&self.embed_tokens)]);
-        logits
-    }
-}
-
-/// Rotary wavelengths: position / wavelength is the angle. Llama 3.1 stretches the long ones (its report, section 3.4.1).
-fn wavelengths(config: &ModelConfig) -> Vec<f64> {
-    let dim = config.head_dim;
-    let plain = (0..dim).step_by(2).map(|i| config.rope_theta.powf(i as f64 / dim as f64));
-    match config.rope_scaling {
-        None => plain.collect(),
-        Some(RopeScaling::Linear { factor }) => plain.map(|wave| wave * factor).collect(),
-        Some(RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_positions }) => plain
-            .map(|wave| {
-                let turns = original_positions / (2.0 * std::f64::consts::PI * wave);
-                let smooth = ((turns - low_freq_factor) / (high_freq_factor - low_freq_factor)).clamp(0.0, 1.0);
-                wave / ((1.0 - smooth) / factor + smooth)
-            })
-            .collect(),
-    }
+/// Takes its weights.
+///
+/// # Errors
+/// A weight is missing or has another shape than `config` asks for.
+pub(super) fn new<B: Backend>(
+    backend: &B,
+    config: &ModelConfig,
+    weights: &mut B::Weights,
+) -> Result<Dense<B>, CheckpointError> {
+    Dense::new(backend, config, weights, Particulars::default())
 }

@@ -3,8 +3,8 @@
 use std::ops::ControlFlow;
 
 use super::ForwardError;
-use super::llama::Llama;
-use crate::engine::backend::Backend;
+use super::architecture::{self, Architecture};
+use crate::engine::backend::{Backend, BackendError};
 use crate::engine::checkpoint::{Checkpoint, CheckpointError, LoadProgress};
 
 /// A loaded model, whatever its backend.
@@ -13,7 +13,7 @@ pub(super) trait Run {
     fn engine(&self) -> &str;
     /// How many tokens the cache holds.
     fn len(&self) -> usize;
-    /// Forgets all tokens from `len` on.
+    /// Forgets all tokens from `len` on; all of them where a window has left `len` behind.
     fn truncate(&mut self, len: usize);
     /// See [`super::Model::forward`].
     fn forward(&mut self, tokens: &[u32], cancelled: &dyn Fn() -> bool) -> Result<Vec<f32>, ForwardError>;
@@ -21,17 +21,20 @@ pub(super) trait Run {
     fn forward_all(&mut self, tokens: &[u32]) -> Result<Vec<f32>, ForwardError>;
 }
 
+/// Sees a block's final states.
+type Each<'a, B> = dyn FnMut(&Runner<B>, &<B as Backend>::Tensor) -> Result<(), BackendError> + 'a;
+
 /// A model over the backend `B`.
 pub(super) struct Runner<B: Backend> {
     backend: B,
     engine: String,
-    llama: Llama<B>,
+    architecture: Box<dyn Architecture<B>>,
     caches: Vec<B::Cache>,
     len: usize,
     num_batch: usize,
 }
 
-impl<B: Backend> Runner<B> {
+impl<B: Backend + 'static> Runner<B> {
     pub(super) fn load(
         backend: B,
         engine: String,
@@ -40,38 +43,37 @@ impl<B: Backend> Runner<B> {
         progress: &mut dyn FnMut(LoadProgress) -> ControlFlow<()>,
     ) -> Result<Self, CheckpointError> {
         let mut weights = backend.load(checkpoint, progress)?;
-        let llama = Llama::new(&backend, checkpoint.config(), &mut weights)?;
+        let architecture = architecture::load(&backend, checkpoint.config(), &mut weights)?;
         backend.finish(weights)?;
-        let caches = llama.caches(&backend);
-        Ok(Self { backend, engine, llama, caches, len: 0, num_batch: num_batch.max(1) })
+        let caches = architecture.caches(&backend);
+        Ok(Self { backend, engine, architecture, caches, len: 0, num_batch: num_batch.max(1) })
     }
 
-    /// The final states of the next tokens, computed or, by a lazy backend, recorded.
-    fn block(&mut self, tokens: &[u32], cancelled: &dyn Fn() -> bool) -> Result<B::Tensor, ForwardError> {
-        let states = self.llama.forward(&self.backend, tokens, self.len, &mut self.caches, cancelled);
-        self.len += tokens.len();
-        states.ok_or(ForwardError::Cancelled)
-    }
-
-    fn last_logits(&mut self, tokens: &[u32], cancelled: &dyn Fn() -> bool) -> Result<Vec<f32>, ForwardError> {
+    /// Computes block by block; `each` sees every block's final states, the last block's are returned.
+    fn states(
+        &mut self,
+        tokens: &[u32],
+        cancelled: &dyn Fn() -> bool,
+        each: &mut Each<'_, B>,
+    ) -> Result<B::Tensor, ForwardError> {
         let mut last = None;
         for block in tokens.chunks(self.num_batch) {
             if let Some(states) = &last {
                 self.backend.compute(states)?;
             }
-            last = Some(self.block(block, cancelled)?);
+            let states = self.architecture.forward(&self.backend, block, self.len, &mut self.caches, cancelled);
+            let states = states.ok_or(ForwardError::Cancelled)?;
+            self.len += block.len();
+            each(self, &states)?;
+            last = Some(states);
         }
-        let last = self.backend.last_row(&last.ok_or(ForwardError::Empty)?);
-        Ok(self.backend.to_floats(self.llama.logits(&self.backend, &last))?)
+        last.ok_or(ForwardError::Empty)
     }
 
-    fn all_logits(&mut self, tokens: &[u32]) -> Result<Vec<f32>, ForwardError> {
-        let mut all = Vec::new();
-        for block in tokens.chunks(self.num_batch) {
-            let states = self.block(block, &|| false)?;
-            all.extend(self.backend.to_floats(self.llama.logits(&self.backend, &states))?);
-        }
-        if all.is_empty() { Err(ForwardError::Empty) } else { Ok(all) }
+    fn last_logits(&mut self, tokens: &[u32], cancelled: &dyn Fn() -> bool) -> Result<Vec<f32>, ForwardError> {
+        let states = self.states(tokens, cancelled, &mut |_, _| Ok(()))?;
+        let last = self.backend.last_row(&states);
+        Ok(self.backend.to_floats(self.architecture.logits(&self.backend, &last))?)
     }
 
     /// Brings the cache back to `len` tokens; a backend that failed leaves nothing that could be kept.
@@ -80,7 +82,7 @@ impl<B: Backend> Runner<B> {
     }
 }
 
-impl<B: Backend> Run for Runner<B> {
+impl<B: Backend + 'static> Run for Runner<B> {
     fn engine(&self) -> &str {
         &self.engine
     }
@@ -90,7 +92,8 @@ impl<B: Backend> Run for Runner<B> {
     }
 
     fn truncate(&mut self, len: usize) {
-        self.len = self.len.min(len);
+        let is_gone = self.caches.iter().any(|cache| self.backend.shortest(cache) > len);
+        self.len = if is_gone { 0 } else { self.len.min(len) };
         self.caches.iter_mut().for_each(|cache| self.backend.truncate(cache, self.len));
     }
 
@@ -101,6 +104,12 @@ impl<B: Backend> Run for Runner<B> {
 
     fn forward_all(&mut self, tokens: &[u32]) -> Result<Vec<f32>, ForwardError> {
         let before = self.len;
-        self.all_logits(tokens).inspect_err(|error| self.undo(before, error))
+        let mut all = Vec::new();
+        let result = self.states(tokens, &|| false, &mut |runner, states| {
+            all.extend(runner.backend.to_floats(runner.architecture.logits(&runner.backend, states))?);
+            Ok(())
+        });
+        result.inspect_err(|error| self.undo(before, error))?;
+        Ok(all)
     }
 }

@@ -134,3 +134,29 @@ fn special_tokens_and_thinking_are_variables() {
     let other = template.with_source("{{ bos_token }}!").expect("it is sound");
     assert_eq!(other.render(&rendering(&[])).expect("it renders"), "<s>!");
 }
+
+#[test]
+fn the_forms_of_a_modelfile_are_templates() {
+    use crate::modelfile::Form;
+    let said = [("system", "Be brief."), ("user", "Hi"), ("assistant", "Hello."), ("user", "Bye")];
+    let render = |form: Form| {
+        let template = ChatTemplate::from_source(form.jinja().expect("it has one")).expect("it is Jinja");
+        template.render(&rendering(&said)).expect("it renders")
+    };
+    assert_eq!(render(Form::Passthrough), "Be brief.HiHello.Bye");
+    assert_eq!(
+        render(Form::Chatml),
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHello.<|im_end|>\n\
+         <|im_start|>user\nBye<|im_end|>\n<|im_start|>assistant\n"
+    );
+    let harmony = render(Form::Harmony);
+    assert!(
+        harmony.ends_with(
+            "for every message.<|end|><|start|>developer<|message|># Instructions\n\nBe brief.<|end|>\
+             <|start|>user<|message|>Hi<|end|><|start|>assistant<|channel|>final<|message|>Hello.<|end|>\
+             <|start|>user<|message|>Bye<|end|><|start|>assistant"
+        ),
+        "{harmony}"
+    );
+    assert!(harmony.contains("Current date: 2026-01-31\n\nReasoning: medium\n"), "{harmony}");
+}

@@ -15,7 +15,7 @@ pub(crate) fn run(app: &App, command: ModelfileCommand) -> Result<(), Failure> {
     match command {
         ModelfileCommand::Check { file } => check(app, &file),
         ModelfileCommand::Fmt { file, write } => {
-            let modelfile = app.warned(Modelfile::from_bytes(&read(&file)?)?);
+            let modelfile = app.warned(Modelfile::from_bytes(&read(app, &file)?)?);
             let text = modelfile.to_canonical();
             if !write {
                 return app.print(&json!({ "text": text }), || text.clone());
@@ -28,7 +28,7 @@ pub(crate) fn run(app: &App, command: ModelfileCommand) -> Result<(), Failure> {
             Ok(())
         }
         ModelfileCommand::Explain { file } => {
-            let modelfile = app.warned(Modelfile::from_bytes(&read(&file)?)?);
+            let modelfile = app.warned(Modelfile::from_bytes(&read(app, &file)?)?);
             let rows = modelfile.explain();
             let values: Vec<Value> =
                 rows.iter().map(|row| json!({ "name": row.name, "value": row.value, "origin": row.origin })).collect();
@@ -41,7 +41,7 @@ pub(crate) fn run(app: &App, command: ModelfileCommand) -> Result<(), Failure> {
 }
 
 fn check(app: &App, file: &Path) -> Result<(), Failure> {
-    match Modelfile::from_bytes(&read(file)?) {
+    match Modelfile::from_bytes(&read(app, file)?) {
         Ok(parsed) => {
             let warnings: Vec<String> = parsed.warnings.iter().map(ToString::to_string).collect();
             app.print(&json!({ "errors": [], "warnings": warnings }), || format!("{} is good", file.display()))?;
@@ -65,7 +65,7 @@ fn check(app: &App, file: &Path) -> Result<(), Failure> {
     }
 }
 
-fn read(file: &Path) -> Result<Vec<u8>, Failure> {
-    let file = if file == Path::new("-") { Path::new("/dev/stdin") } else { file };
-    Ok(disk::read_stream(file, MODELFILE_BYTES_MAX as u64)?)
+fn read(app: &App, file: &Path) -> Result<Vec<u8>, Failure> {
+    let bytes_max = MODELFILE_BYTES_MAX as u64;
+    Ok(if file == Path::new("-") { app.read_input(bytes_max)? } else { disk::read_stream(file, bytes_max)? })
 }

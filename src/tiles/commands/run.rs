@@ -5,8 +5,9 @@ use std::rc::Rc;
 
 use serde_json::json;
 use tilekit::chat::{ChatSession, is_interrupted};
-use tilekit::engine::Completion;
 use tilekit::engine::worker::Worker;
+use tilekit::engine::{Completion, FinishReason};
+use tilekit::identity::{KeyFile, KeyStore as _};
 use tilekit::store::{Access, Store};
 
 use crate::app::App;
@@ -40,20 +41,26 @@ pub(crate) fn run(app: &App, arguments: &RunArguments) -> Result<(), Failure> {
     let early = match app.resolve(&shipped(&bundle)?, arguments) {
         Ok(resolved) => Some((app.start_engine(&resolved)?, resolved)),
         // A model that was added is known to nobody before the bundle is unlocked.
-        Err(failure) if arguments.no_save || !matches!(failure.code, Code::Model | Code::Locked) => {
-            return Err(failure);
-        }
+        Err(failure) if !matches!(failure.code, Code::Model | Code::Locked) => return Err(failure),
+        // Nothing can have been added before there is an identity, and `--no-save` makes none.
+        Err(failure) if arguments.no_save && !KeyFile::new(&bundle.key_folder()).exists()? => return Err(failure),
         Err(_) => None,
     };
-    let open = if arguments.no_save { None } else { Some(app.unlock(&bundle, &arguments.onboarding)?) };
+    let is_needed = !arguments.no_save || early.is_none();
+    let mut open = if is_needed { Some(app.unlock(&bundle, &arguments.onboarding)?) } else { None };
     let (worker, resolved) = match (early, &open) {
         (Some(early), _) => early,
         (None, Some(open)) => {
             let resolved = app.resolve(&open.library(&bundle)?, arguments)?;
             (app.start_engine(&resolved)?, resolved)
         }
-        (None, None) => unreachable!("without a key, a model that isn't there was an error"),
+        (None, None) => unreachable!("the bundle was unlocked where the model wasn't found"),
     };
+    if arguments.no_save
+        && let Some(open) = open.take()
+    {
+        open.close()?;
+    }
     let mut chat = ChatSession::new(resolved.setup.clone());
     if let (Some(id), Some(open)) = (&arguments.session, &open) {
         chat.resume(&open.store, open.store.find(id)?)?;
@@ -111,7 +118,7 @@ fn one_answer(
 ) -> Result<(), Failure> {
     app.wait_for_engine(worker);
     let syntaxes = Rc::new(Syntaxes::default());
-    let mut screen = Screen::new(app, &syntaxes);
+    let mut screen = Screen::new(app, &syntaxes, false);
     let keep = keep(app, open.map(|open| &open.store));
     let quiet = app.global.json;
     let completion = chat.ask(
@@ -136,6 +143,10 @@ fn one_answer(
     after(app, &completion, arguments.stats);
     if is_interrupted(&completion) {
         return Err(Failure::new(Code::Interrupted, "interrupted", ""));
+    }
+    if arguments.schema.is_some() && completion.finish_reason == FinishReason::Length {
+        let hint = "raise `num_predict` or `num_ctx`, or simplify the schema";
+        return Err(Failure::new(Code::Failure, "the answer was cut before it was complete", hint));
     }
     Ok(())
 }

@@ -1,7 +1,5 @@
 //! `tiles session`: the kept conversations.
 
-use std::path::Path;
-
 use serde_json::{Value, json};
 use tilekit::disk;
 use tilekit::store::{SearchHit, SessionSummary, Store};
@@ -82,8 +80,10 @@ fn act(app: &App, command: SessionCommand, store: &Store) -> Result<(), Failure>
             Ok(app.terminal.out(&format!("{}\n", text.trim_end()))?)
         }
         SessionCommand::Import { file, dry_run } => {
-            let file = if file == Path::new("-") { Path::new("/dev/stdin") } else { &file };
-            let bytes = disk::read_stream(file, TRANSCRIPTS_BYTES_MAX)?;
+            let bytes = match file.as_os_str() == "-" {
+                true => app.read_input(TRANSCRIPTS_BYTES_MAX)?,
+                false => disk::read_stream(&file, TRANSCRIPTS_BYTES_MAX)?,
+            };
             let text = String::from_utf8(bytes).map_err(|_| {
                 Failure::new(Code::Failure, "the file isn't UTF-8 text", "give a file of `session export`")
             })?;

@@ -44,6 +44,8 @@ pub(crate) enum Slash {
     Show(Shown),
     /// Changes how hard the model thinks.
     Think(Think),
+    /// Shows what the model thought before its last reply; or folds coming thoughts, or no longer.
+    Thoughts(Option<bool>),
     /// Takes back the last message and its reply.
     Undo,
     /// Answers the last message again.
@@ -108,6 +110,8 @@ const fn row(name: &'static str, usage: &'static str, argument: Argument, help: 
 const SHOWN: &[&str] = &["modelfile", "parameters", "template"];
 /// What `/think` takes.
 const THINK: &[&str] = &["on", "off", "low", "medium", "high"];
+/// What `/thoughts` takes.
+const THOUGHTS: &[&str] = &["fold", "show"];
 
 /// Every command, in the order of help.
 pub(crate) const TABLE: &[Row] = &[
@@ -123,6 +127,7 @@ pub(crate) const TABLE: &[Row] = &[
     row("/set", "NAME VALUE", Argument::Parameter, "Change a parameter, such as temperature"),
     row("/show", "[modelfile|parameters|template]", Argument::Words(SHOWN), "Show what the model runs with"),
     row("/think", "on|off|low|medium|high", Argument::Words(THINK), "Change how hard the model thinks"),
+    row("/thoughts", "[fold|show]", Argument::Words(THOUGHTS), "Show the last thoughts, or fold coming ones"),
     row("/undo", "", Argument::Nothing, "Take back the last message and its reply"),
     row("/regenerate", "", Argument::Nothing, "Answer the last message again"),
     row("/edit", "", Argument::Nothing, "Change the last message and send it again"),
@@ -258,6 +263,12 @@ fn command(row: &'static Row, rest: &str) -> Result<Slash, SlashError> {
             "high" => Think::High,
             _ => return Err(missing()),
         }),
+        "/thoughts" => Slash::Thoughts(match rest {
+            "" => None,
+            "fold" => Some(true),
+            "show" => Some(false),
+            _ => return Err(missing()),
+        }),
         "/undo" => Slash::Undo,
         "/regenerate" => Slash::Regenerate,
         "/edit" => Slash::Edit,
@@ -347,6 +358,8 @@ mod tests {
         check("/show", Slash::Show(Shown::Modelfile));
         check("/show template", Slash::Show(Shown::Template));
         check("/think high", Slash::Think(Think::High));
+        check("/thoughts", Slash::Thoughts(None));
+        check("/thoughts fold", Slash::Thoughts(Some(true)));
         check("/export my file.md", Slash::Export("my file.md".into()));
     }
 

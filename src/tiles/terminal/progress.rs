@@ -38,6 +38,11 @@ impl Progress {
         self.bar.set_position(done_bytes);
     }
 
+    /// Changes what a spinner says.
+    pub(crate) fn label(&self, label: String) {
+        self.bar.set_message(label);
+    }
+
     /// Says that more bytes are done.
     pub(crate) fn add(&self, bytes: u64) {
         self.bar.inc(bytes);

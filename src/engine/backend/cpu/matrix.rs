@@ -7,6 +7,7 @@
 
 #![expect(unsafe_code, reason = "kernels need raw vectors, and threads that share them")]
 
+use super::simd::DOUBLED_E2M1;
 use crate::engine::checkpoint::Dtype;
 
 /// How a matrix is stored in the checkpoint.
@@ -14,9 +15,15 @@ use crate::engine::checkpoint::Dtype;
 pub(super) enum Form {
     /// Codes of `bits` (4 or 8 here; other widths are widened to 8 while they are read), scales and biases of `parts`.
     Affine { bits: usize, group_size: usize, parts: Dtype },
+    /// MXFP4: codes of 4 bits that mean floats, groups of 32, and one bfloat16 scale, halved because the kernels double the
+    /// codes' values. A power of two from -128 to 127 is exact there.
+    Mxfp4,
     /// One float a weight.
     Dense(Dtype),
 }
+
+/// The group size of MXFP4.
+pub(super) const MXFP4_GROUP: usize = 32;
 
 /// A matrix `[rows, columns]` in blocks of rows.
 #[derive(Debug)]
@@ -45,6 +52,7 @@ impl Matrix {
     pub(super) fn block_bytes(&self) -> usize {
         match self.form {
             Form::Affine { group_size, .. } => self.columns / group_size * self.group_bytes(),
+            Form::Mxfp4 => self.columns / MXFP4_GROUP * self.group_bytes(),
             Form::Dense(dtype) => self.columns * self.lanes * dtype.size(),
         }
     }
@@ -53,6 +61,7 @@ impl Matrix {
     fn words_bytes(&self) -> usize {
         match self.form {
             Form::Affine { bits, group_size, .. } => group_size * bits / 32 * self.lanes * 4,
+            Form::Mxfp4 => MXFP4_GROUP / 8 * self.lanes * 4,
             Form::Dense(_) => 0,
         }
     }
@@ -61,11 +70,18 @@ impl Matrix {
     pub(super) fn group_bytes(&self) -> usize {
         match self.form {
             Form::Affine { parts, .. } => self.words_bytes() + 2 * self.lanes * parts.size(),
+            Form::Mxfp4 => self.words_bytes() + self.lanes * Dtype::BF16.size(),
             Form::Dense(_) => 0,
         }
     }
 
-    pub(super) fn bytes(&self) -> &[u8] {
+    /// The bytes of one block of rows.
+    pub(super) fn block(&self, block: usize) -> &[u8] {
+        let block_bytes = self.block_bytes();
+        &self.bytes()[block * block_bytes..(block + 1) * block_bytes]
+    }
+
+    fn bytes(&self) -> &[u8] {
         // SAFETY: u32 has no padding and any alignment is fine for bytes.
         unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.lines.len() * 64) }
     }
@@ -77,7 +93,11 @@ impl Matrix {
 
     /// Takes whole rows of codes of `source_bits`, packed in little-endian words as MLX packs them, from `row` on.
     pub(super) fn set_codes(&mut self, row: usize, packed: &[u8], source_bits: usize) {
-        let Form::Affine { bits, group_size, .. } = self.form else { return };
+        let (bits, group_size) = match self.form {
+            Form::Affine { bits, group_size, .. } => (bits, group_size),
+            Form::Mxfp4 => (4, MXFP4_GROUP),
+            Form::Dense(_) => return,
+        };
         let row_bytes = self.columns * source_bits / 8;
         let (lanes, block_bytes, group_bytes) = (self.lanes, self.block_bytes(), self.group_bytes());
         let words_a_group = group_size * bits / 32;
@@ -103,7 +123,11 @@ impl Matrix {
 
     /// Takes whole rows of scales (`part` 0) or biases (`part` 1) from `row` on.
     pub(super) fn set_parts(&mut self, row: usize, values: &[u8], part: usize) {
-        let Form::Affine { group_size, parts, .. } = self.form else { return };
+        let (group_size, parts) = match self.form {
+            Form::Affine { group_size, parts, .. } => (group_size, parts),
+            Form::Mxfp4 => (MXFP4_GROUP, Dtype::BF16),
+            Form::Dense(_) => return,
+        };
         let (groups, size) = (self.columns / group_size, parts.size());
         let (lanes, block_bytes, group_bytes) = (self.lanes, self.block_bytes(), self.group_bytes());
         let parts_at = self.words_bytes() + part * lanes * size;
@@ -116,6 +140,18 @@ impl Matrix {
                 bytes[at..at + size].copy_from_slice(value);
             }
         }
+    }
+
+    /// Takes whole rows of MXFP4's exponents from `row` on.
+    pub(super) fn set_exponents(&mut self, row: usize, exponents: &[u8]) {
+        // Halved, see `Form::Mxfp4`; 255 means no number there, as in the format.
+        let scale = |&exponent: &u8| match exponent {
+            255 => f32::NAN,
+            exponent => 2_f64.powi(i32::from(exponent) - 128) as f32,
+        };
+        let scales: Vec<u8> =
+            exponents.iter().flat_map(|exponent| half::bf16::from_f32(scale(exponent)).to_le_bytes()).collect();
+        self.set_parts(row, &scales, 0);
     }
 
     /// Takes whole rows of floats from `row` on.
@@ -136,30 +172,43 @@ impl Matrix {
     /// Writes row `row` as floats into `out`, which has one element a column.
     pub(super) fn dequantise_row(&self, row: usize, out: &mut [f32]) {
         let (block, lane) = (row / self.lanes, row % self.lanes);
-        let block = &self.bytes()[block * self.block_bytes()..][..self.block_bytes()];
+        let block = self.block(block);
         match self.form {
             Form::Dense(dtype) => {
                 for (column, out) in out.iter_mut().enumerate() {
                     *out = dtype.float_at(&block[(column * self.lanes + lane) * dtype.size()..]);
                 }
             }
+            Form::Mxfp4 => {
+                for (group, out) in block.chunks_exact(self.group_bytes()).zip(out.chunks_exact_mut(MXFP4_GROUP)) {
+                    let scale = Dtype::BF16.float_at(&group[self.words_bytes() + lane * 2..]);
+                    for (idx, out) in out.iter_mut().enumerate() {
+                        let code = self.code(group, idx, lane, 4);
+                        *out = f32::from(DOUBLED_E2M1[code as usize]) * scale;
+                    }
+                }
+            }
             Form::Affine { bits, group_size, parts } => {
-                let codes_a_word = 32 / bits;
                 for (group, out) in block.chunks_exact(self.group_bytes()).zip(out.chunks_exact_mut(group_size)) {
                     let part = |part: usize| {
                         parts.float_at(&group[self.words_bytes() + (part * self.lanes + lane) * parts.size()..])
                     };
                     let (scale, bias) = (part(0), part(1));
                     for (idx, out) in out.iter_mut().enumerate() {
-                        let at = (idx / codes_a_word * self.lanes + lane) * 4;
-                        let word = u32::from_ne_bytes([group[at], group[at + 1], group[at + 2], group[at + 3]]);
-                        let within = idx % codes_a_word;
-                        let code = word >> (within / 2 * bits + within % 2 * 16) & ((1 << bits) - 1);
-                        *out = code as f32 * scale + bias;
+                        *out = self.code(group, idx, lane, bits) as f32 * scale + bias;
                     }
                 }
             }
         }
+    }
+
+    /// The code of the element `idx` of a group, in the row `lane` of its block.
+    fn code(&self, group: &[u8], idx: usize, lane: usize, bits: usize) -> u32 {
+        let codes_a_word = 32 / bits;
+        let at = (idx / codes_a_word * self.lanes + lane) * 4;
+        let word = u32::from_ne_bytes([group[at], group[at + 1], group[at + 2], group[at + 3]]);
+        let within = idx % codes_a_word;
+        word >> (within / 2 * bits + within % 2 * 16) & ((1 << bits) - 1)
     }
 }
 

@@ -27,6 +27,12 @@ pub(super) unsafe trait Simd: Copy {
     unsafe fn add_i(a: Self::I, b: Self::I) -> Self::I;
     /// `acc + low(a)·low(b) + high(a)·high(b)` with signed 16-bit halves.
     unsafe fn dot_pairs(acc: Self::I, a: Self::I, b: Self::I) -> Self::I;
+    /// The floats of 4 bits (E2M1) that the low nibbles of the 16-bit halves mean, doubled: whole numbers from -12 to 12.
+    unsafe fn doubled_e2m1(a: Self::I) -> Self::I;
+    /// The low halves as signed numbers.
+    unsafe fn low_half(a: Self::I) -> Self::I;
+    /// The high halves as signed numbers.
+    unsafe fn high_half(a: Self::I) -> Self::I;
     unsafe fn to_f(a: Self::I) -> Self::F;
     /// Rounds to the nearest integer.
     unsafe fn round(a: Self::F) -> Self::I;
@@ -50,6 +56,9 @@ pub(super) unsafe trait Simd: Copy {
     unsafe fn sum(a: Self::F) -> f32;
     unsafe fn largest(a: Self::F) -> f32;
 }
+
+/// The values of E2M1 doubled, by their codes (OCP Microscaling Formats, table 5).
+pub(super) const DOUBLED_E2M1: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
 
 /// Eight lanes as plain arrays: what the instruction sets are tested against, and what runs where there is none.
 #[derive(Clone, Copy)]
@@ -87,6 +96,16 @@ unsafe impl Simd for Scalar {
             low.wrapping_add((a >> 16).wrapping_mul(b >> 16))
         });
         zip(acc, products, i32::wrapping_add)
+    }
+    unsafe fn doubled_e2m1(a: Self::I) -> Self::I {
+        let value = |code: i32| i32::from(DOUBLED_E2M1[(code & 15) as usize]);
+        a.map(|a| value(a >> 16) << 16 | value(a) & 0xFFFF)
+    }
+    unsafe fn low_half(a: Self::I) -> Self::I {
+        a.map(|a| i32::from(a as i16))
+    }
+    unsafe fn high_half(a: Self::I) -> Self::I {
+        a.map(|a| a >> 16)
     }
     unsafe fn to_f(a: Self::I) -> Self::F {
         a.map(|a| a as f32)
@@ -188,6 +207,13 @@ unsafe impl Simd for Avx2 {
         and(a: __m256i, b: __m256i) -> __m256i = _mm256_and_si256(a, b);
         add_i(a: __m256i, b: __m256i) -> __m256i = _mm256_add_epi32(a, b);
         dot_pairs(acc: __m256i, a: __m256i, b: __m256i) -> __m256i = _mm256_add_epi32(acc, _mm256_madd_epi16(a, b));
+        doubled_e2m1(a: __m256i) -> __m256i = {
+            // Looked up in the low bytes, then sign-extended; the high bytes are overwritten by that.
+            let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(DOUBLED_E2M1.as_ptr().cast()));
+            _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(_mm256_shuffle_epi8(table, a)))
+        };
+        low_half(a: __m256i) -> __m256i = _mm256_srai_epi32::<16>(_mm256_slli_epi32::<16>(a));
+        high_half(a: __m256i) -> __m256i = _mm256_srai_epi32::<16>(a);
         to_f(a: __m256i) -> __m256 = _mm256_cvtepi32_ps(a);
         round(a: __m256) -> __m256i = _mm256_cvtps_epi32(a);
         store_i16(to: *mut i16, a: __m256i) = {
@@ -242,6 +268,13 @@ unsafe impl Simd for Avx512 {
         and(a: __m512i, b: __m512i) -> __m512i = _mm512_and_si512(a, b);
         add_i(a: __m512i, b: __m512i) -> __m512i = _mm512_add_epi32(a, b);
         dot_pairs(acc: __m512i, a: __m512i, b: __m512i) -> __m512i = _mm512_dpwssd_epi32(acc, a, b);
+        doubled_e2m1(a: __m512i) -> __m512i = {
+            // Looked up in the low bytes, then sign-extended; the high bytes are overwritten by that.
+            let table = _mm512_broadcast_i32x4(_mm_loadu_si128(DOUBLED_E2M1.as_ptr().cast()));
+            _mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(_mm512_shuffle_epi8(table, a)))
+        };
+        low_half(a: __m512i) -> __m512i = _mm512_srai_epi32::<16>(_mm512_slli_epi32::<16>(a));
+        high_half(a: __m512i) -> __m512i = _mm512_srai_epi32::<16>(a);
         to_f(a: __m512i) -> __m512 = _mm512_cvtepi32_ps(a);
         round(a: __m512) -> __m512i = _mm512_cvtps_epi32(a);
         store_i16(to: *mut i16, a: __m512i) = _mm256_storeu_si256(to.cast(), _mm512_cvtepi32_epi16(a));

@@ -46,6 +46,13 @@ fn matrix(noise: &mut Noise, rows: usize, columns: usize, form: Form, lanes: usi
                 matrix.set_parts(0, &stored(&values, parts), part);
             }
         }
+        Form::Mxfp4 => {
+            let codes: Vec<u8> = (0..rows * columns / 2).map(|_| noise.bits() as u8).collect();
+            matrix.set_codes(0, &codes, 4);
+            let exponents: Vec<u8> =
+                (0..rows * columns / MXFP4_GROUP).map(|_| 120 + (noise.bits() % 9) as u8).collect();
+            matrix.set_exponents(0, &exponents);
+        }
         Form::Dense(dtype) => matrix.set_floats(0, &stored(&noise.floats(rows * columns), dtype)),
     }
     Linear { matrix, bias: None }
@@ -58,7 +65,11 @@ fn cpu(kernels: Kernels, threads: usize, activations: Activations) -> Cpu {
 /// Compares `x · matrixᵀ` with float64, within what 16-bit activations and float32 sums may lose.
 fn assert_product(x: &Tensor, linear: &Linear, found: &Tensor, integer: bool, what: &str) {
     let matrix = &linear.matrix;
-    let group_size = if let Form::Affine { group_size, .. } = matrix.form { group_size } else { matrix.columns };
+    let group_size = match matrix.form {
+        Form::Affine { group_size, .. } => group_size,
+        Form::Mxfp4 => MXFP4_GROUP,
+        Form::Dense(_) => matrix.columns,
+    };
     assert_eq!((found.rows, found.width), (x.rows, matrix.rows), "{what}");
     let mut weights = vec![0.0; matrix.columns];
     for row in 0..matrix.rows {
@@ -104,6 +115,78 @@ fn quantised_matrices_multiply_as_float64_does() {
         }
     }
     assert_eq!(checked, Kernels::all().len() * 6 * 3 * 2 * 9);
+}
+
+#[test]
+fn mxfp4_matrices_multiply_as_float64_does() {
+    let mut noise = Noise(8);
+    for kernels in Kernels::all() {
+        let linear = matrix(&mut noise, 2 * kernels.lanes + 5, 256, Form::Mxfp4, kernels.lanes);
+        for activations in [Activations::Int16, Activations::Float32] {
+            for tokens in [1, 2, 7, 8, 11] {
+                let x = Tensor { rows: tokens, width: 256, values: noise.floats(tokens * 256) };
+                let [found] = cpu(kernels, 1, activations).linears(&x, [&linear]);
+                let what = format!("{} {activations:?}, {tokens} tokens", kernels.name);
+                assert_product(&x, &linear, &found, activations == Activations::Int16, &what);
+            }
+        }
+    }
+    // All codes and the extreme exponents mean what the format says.
+    let mut linear = matrix(&mut noise, 1, 32, Form::Mxfp4, 8);
+    let mut row = vec![0.0; 32];
+    for exponent in [0, 1, 126, 127, 128, 251] {
+        linear.matrix.set_codes(0, &(0..16).map(|i: u8| i | 15_u8.wrapping_sub(i) << 4).collect::<Vec<_>>(), 4);
+        linear.matrix.set_exponents(0, &[exponent]);
+        linear.matrix.dequantise_row(0, &mut row);
+        let values = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0];
+        for (idx, value) in row.iter().enumerate() {
+            let code = if idx % 2 == 0 { idx / 2 } else { 15 - idx / 2 };
+            let exact = values[code % 8] * if code < 8 { 1.0 } else { -1.0 } * 2_f64.powi(i32::from(exponent) - 127);
+            assert_eq!(f64::from(*value), exact, "code {code}, exponent {exponent}");
+        }
+    }
+}
+
+/// Experts chosen for each token, each over its tokens alone, weighed and added, against plain arithmetic.
+#[test]
+fn mixtures_are_what_float64_says() {
+    let mut noise = Noise(9);
+    let (experts, chosen, rows, columns) = (5, 2, 32, 64);
+    for kernels in Kernels::all() {
+        for form in [Form::Mxfp4, Form::Affine { bits: 4, group_size: 32, parts: Dtype::BF16 }, Form::Dense(Dtype::F32)]
+        {
+            let matrix = matrix(&mut noise, experts * rows, columns, form, kernels.lanes).matrix;
+            let stack = Experts { matrix, bias: Some(noise.floats(experts * rows)), rows };
+            for tokens in [1, 3, 40] {
+                let cpu = cpu(kernels, 2, Activations::Float32);
+                let x = Tensor { rows: tokens, width: columns, values: noise.floats(tokens * columns) };
+                let scores = Tensor { rows: tokens, width: experts, values: noise.floats(tokens * experts) };
+                let routing = cpu.route(scores.clone(), chosen);
+                let [made] = cpu.expert_linears(&x, [&stack], &routing);
+                assert_eq!((made.rows, made.width), (tokens * chosen, rows));
+                let found = cpu.combine(made, &routing);
+                for token in 0..tokens {
+                    let mut best: Vec<usize> = (0..experts).collect();
+                    best.sort_by(|a, b| scores.row(token)[*b].total_cmp(&scores.row(token)[*a]));
+                    let weight = |expert: usize| f64::from(scores.row(token)[expert]).exp();
+                    let total: f64 = best[..chosen].iter().map(|expert| weight(*expert)).sum();
+                    for row in 0..rows {
+                        let mut exact = 0.0;
+                        for expert in &best[..chosen] {
+                            let mut weights = vec![0.0; columns];
+                            stack.matrix.dequantise_row(expert * rows + row, &mut weights);
+                            let product: f64 =
+                                weights.iter().zip(x.row(token)).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
+                            let bias = stack.bias.as_ref().map_or(0.0, |bias| bias[expert * rows + row]);
+                            exact += (product + f64::from(bias)) * weight(*expert) / total;
+                        }
+                        let difference = (f64::from(found.row(token)[row]) - exact).abs();
+                        assert!(difference < 1e-4, "{} {form:?} {tokens} tokens: {difference}", kernels.name);
+                    }
+                }
+            }
+        }
+    }
 }
 
 #[test]
@@ -196,15 +279,16 @@ fn what_is_no_number_reaches_the_output() {
     }
 }
 
-/// One query over `keys` and `values` `[positions, width]`.
-fn attend_exactly(query: &[f32], keys: &[f32], values: &[f32], scale: f32) -> Vec<f64> {
+/// One query over `keys` and `values` `[positions, width]`, and a sink.
+fn attend_exactly(query: &[f32], keys: &[f32], values: &[f32], scale: f32, sink: Option<f32>) -> Vec<f64> {
     let width = query.len();
     let scores: Vec<f64> = keys
         .chunks_exact(width)
         .map(|key| key.iter().zip(query).map(|(k, q)| f64::from(*k) * f64::from(*q)).sum::<f64>() * f64::from(scale))
         .collect();
-    let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let total: f64 = scores.iter().map(|score| (score - largest).exp()).sum();
+    let sink = sink.map_or(f64::NEG_INFINITY, f64::from);
+    let largest = scores.iter().copied().fold(sink, f64::max);
+    let total: f64 = scores.iter().map(|score| (score - largest).exp()).sum::<f64>() + (sink - largest).exp();
     let mut out = vec![0.0; width];
     for (score, value) in scores.iter().zip(values.chunks_exact(width)) {
         out.iter_mut().zip(value).for_each(|(out, v)| *out += (score - largest).exp() / total * f64::from(*v));
@@ -218,11 +302,19 @@ fn attention_is_what_float64_says() {
     let mut noise = Noise(6);
     let mut checked = 0;
     for kernels in Kernels::all() {
-        for (heads, kv_heads, head_dim, window) in
+        for ((heads, kv_heads, head_dim, window), activations) in
             [(1, 1, 2, None), (4, 2, 10, None), (6, 2, 64, Some(5)), (3, 3, 70, Some(1)), (2, 1, 130, Some(40))]
+                .into_iter()
+                .flat_map(|shape| [(shape, Activations::Int16), (shape, Activations::Float32)])
         {
             let attention = Attention { heads, kv_heads, head_dim, scale: 0.7, window };
-            let cpu = cpu(kernels, 2, Activations::Int16);
+            let cpu = cpu(kernels, 2, activations);
+            let sinks = (heads != 3).then(|| noise.floats(heads));
+            // What 16 bits keep is what the exact result is made of.
+            let kept = |value: &f32| match activations {
+                Activations::Int16 => half::f16::from_f32(*value).to_f32(),
+                Activations::Float32 => *value,
+            };
             let mut cache = cpu.cache(&attention);
             let (mut keys, mut values) = (Vec::new(), Vec::new());
             for tokens in [1, 37, 1] {
@@ -233,10 +325,10 @@ fn attention_is_what_float64_says() {
                 };
                 let (q, k, v) = (tensor(heads), tensor(kv_heads), tensor(kv_heads));
                 let first = keys.len() / k.width;
-                keys.extend(&k.values);
-                values.extend(&v.values);
+                keys.extend(k.values.iter().map(kept));
+                values.extend(v.values.iter().map(kept));
                 let kv_width = k.width;
-                let found = cpu.attention(&attention, &mut cache, &q, k, v);
+                let found = cpu.attention(&attention, sinks.as_ref(), &mut cache, &q, k, v);
                 for (token, head) in (0..tokens).flat_map(|token| (0..heads).map(move |head| (token, head))) {
                     let end = first + token + 1;
                     let seen = window.map_or(0, |window| end.saturating_sub(window))..end;
@@ -246,7 +338,8 @@ fn attention_is_what_float64_says() {
                         rows.flat_map(|at| all[at..at + head_dim].to_vec()).collect()
                     };
                     let span = head * head_dim..(head + 1) * head_dim;
-                    let exact = attend_exactly(&q.row(token)[span.clone()], &pick(&keys), &pick(&values), 0.7);
+                    let sink = sinks.as_ref().map(|sinks| sinks[head]);
+                    let exact = attend_exactly(&q.row(token)[span.clone()], &pick(&keys), &pick(&values), 0.7, sink);
                     for (found, exact) in found.row(token)[span].iter().zip(&exact) {
                         let what = format!("{} {attention:?}, token {token}, head {head}", kernels.name);
                         assert!((f64::from(*found) - exact).abs() < 1e-5, "{what}: {found} for {exact}");
@@ -269,9 +362,9 @@ fn softmax_weights_are_exponentials() {
             let one_hot: Vec<f32> = (0..256).map(|idx| if idx / 16 == idx % 16 { 1.0 } else { 0.0 }).collect();
             let keys: Vec<f32> = scores.iter().flat_map(|score| [*score; 16]).collect();
             let query: Vec<f32> = (0..16).map(|idx| if idx == 0 { 1.0 } else { 0.0 }).collect();
-            let task = HeadTask { query: &query, keys: &keys, values: &one_hot, stride: 16, scale: 1.0 };
+            let task = HeadTask { query: &query, stride: 16, scale: 1.0, sink: None };
             let (mut weights, mut out) = ([0.0; 16], [0.0; 16]);
-            kernels.attend(&task, &mut weights, &mut out);
+            kernels.attend(&task, &keys, &one_hot, &mut weights, &mut out);
             let total: f64 = scores.iter().map(|score| f64::from(*score).exp()).sum();
             for (score, weight) in scores.iter().zip(out) {
                 let exact = f64::from(*score).exp() / total;
@@ -292,6 +385,24 @@ fn gates_are_what_float64_says() {
             let exact = f64::from(*x) / (1.0 + (-f64::from(*x)).exp());
             let tolerance = if *x > -86.0 { exact.abs() * 1e-6 } else { 1e-34 };
             assert!((f64::from(*found) - exact).abs() <= tolerance, "{}: {x} gives {found}", kernels.name);
+        }
+        let mut gate = xs.clone();
+        kernels.gelu_gate(&mut gate, &vec![1.0; xs.len()]);
+        for (x, found) in xs.iter().zip(&gate) {
+            let x = f64::from(*x);
+            let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3));
+            let exact = 0.5 * x * (1.0 + inner.tanh());
+            // Far below zero the exact value cancels to nothing; the last places of the exponential are all there is.
+            let tolerance = exact.abs() * 2e-5 + 1e-7;
+            assert!((f64::from(*found) - exact).abs() <= tolerance, "{}: {x} gives {found}", kernels.name);
+        }
+        let mut gate = xs.clone();
+        let ups: Vec<f32> = xs.iter().map(|x| x / 3.0).collect();
+        kernels.clipped_swiglu(&mut gate, &ups, 1.702, 7.0);
+        for ((x, up), found) in xs.iter().zip(&ups).zip(&gate) {
+            let (x, up) = (f64::from(x.min(7.0)), f64::from(up.clamp(-7.0, 7.0)));
+            let exact = (up + 1.0) * x / (1.0 + (-f64::from(1.702_f32) * x).exp());
+            assert!((f64::from(*found) - exact).abs() <= exact.abs() * 1e-5 + 1e-30, "{}: {x} {found}", kernels.name);
         }
         let mut gate = [2.0, f32::NAN, -1.0];
         kernels.silu_gate(&mut gate, &[3.0, 1.0, 0.0]);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use super::matrix::{Form, Matrix};
-use crate::engine::checkpoint::{Checkpoint, CheckpointError, Dtype, LoadProgress, TensorInfo};
+use crate::engine::checkpoint::{Checkpoint, CheckpointError, Dtype, LoadProgress, Mode, TensorInfo};
 
 /// Weights that were read and that no layer has taken yet.
 #[derive(Debug, Default)]
@@ -15,10 +15,25 @@ pub struct Weights {
 
 /// Where the bytes of a tensor go.
 enum Target {
-    Codes { module: String, bits: usize },
-    Part { module: String, part: usize },
-    Floats { module: String },
-    Vector { name: String, dtype: Dtype },
+    Codes {
+        module: String,
+        bits: usize,
+    },
+    Part {
+        module: String,
+        part: usize,
+    },
+    /// The scales of MXFP4.
+    Exponents {
+        module: String,
+    },
+    Floats {
+        module: String,
+    },
+    Vector {
+        name: String,
+        dtype: Dtype,
+    },
 }
 
 impl Weights {
@@ -45,16 +60,25 @@ impl Weights {
         let (module, kind) = tensor.name.rsplit_once('.').ok_or_else(|| refuse("its name has no `.`"))?;
         let module = module.to_owned();
         match (kind, tensor.shape.as_slice()) {
+            ("scales", _) if tensor.dtype == Dtype::U8 => Ok(Target::Exponents { module }),
             ("scales", _) => Ok(Target::Part { module, part: 0 }),
             ("biases", _) => Ok(Target::Part { module, part: 1 }),
-            ("weight", &[rows, words]) if tensor.dtype == Dtype::U32 => {
-                let (form, columns, bits) = affine(checkpoint, &module, rows, words).map_err(|why| refuse(&why))?;
-                self.matrices.insert(module.clone(), Matrix::zeros(rows, columns, form, lanes));
-                Ok(Target::Codes { module, bits })
+            // The experts' matrices lie one above the other.
+            ("weight", &[.., rows, words]) if tensor.dtype == Dtype::U32 && tensor.shape.len() <= 3 => {
+                let experts = &tensor.shape[..tensor.shape.len() - 2];
+                let form = quantised(checkpoint, &module, experts, rows, words).map_err(|why| refuse(&why))?;
+                let rows = stacked(experts, rows).map_err(refuse)?;
+                self.matrices.insert(module.clone(), Matrix::zeros(rows, form.columns, form.form, lanes));
+                Ok(Target::Codes { module, bits: form.bits })
             }
-            ("weight", &[rows, columns]) if tensor.dtype.is_float() => {
+            ("weight", &[.., rows, columns]) if tensor.dtype.is_float() && tensor.shape.len() <= 3 => {
+                let rows = stacked(&tensor.shape[..tensor.shape.len() - 2], rows).map_err(refuse)?;
                 self.matrices.insert(module.clone(), Matrix::zeros(rows, columns, Form::Dense(tensor.dtype), lanes));
                 Ok(Target::Floats { module })
+            }
+            ("bias", &[experts, rows]) if tensor.dtype.is_float() => {
+                self.vectors.insert(tensor.name.clone(), Vec::with_capacity(experts * rows));
+                Ok(Target::Vector { name: tensor.name.clone(), dtype: tensor.dtype })
             }
             (_, &[len]) if tensor.dtype.is_float() => {
                 let name = if kind == "weight" { module } else { tensor.name.clone() };
@@ -75,6 +99,11 @@ impl Weights {
             Target::Part { module, part } => {
                 if let Some(matrix) = self.matrices.get_mut(module) {
                     matrix.set_parts(first_row, bytes, *part);
+                }
+            }
+            Target::Exponents { module } => {
+                if let Some(matrix) = self.matrices.get_mut(module) {
+                    matrix.set_exponents(first_row, bytes);
                 }
             }
             Target::Floats { module } => {
@@ -98,6 +127,11 @@ impl Weights {
             return Err(refuse(format!("its shape is {found} where `config.json` asks for [{rows}, {columns}]")));
         }
         Ok(matrix)
+    }
+
+    /// Whether there is a weight of this name.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.matrices.contains_key(name) || self.vectors.contains_key(name)
     }
 
     pub(super) fn take_bias(&mut self, name: &str, rows: usize) -> Result<Option<Vec<f32>>, CheckpointError> {
@@ -124,21 +158,52 @@ impl Weights {
     }
 }
 
-/// The form, the number of columns and the stored bits of the quantised matrix `module` of `[rows, words]` u32 words.
-fn affine(checkpoint: &Checkpoint, module: &str, rows: usize, words: usize) -> Result<(Form, usize, usize), String> {
+/// How many rows the matrices of all experts have together. Each begins a block of its own.
+fn stacked(experts: &[usize], rows: usize) -> Result<usize, &'static str> {
+    match experts {
+        [] => Ok(rows),
+        [experts] if rows.is_multiple_of(16) => experts.checked_mul(rows).ok_or("it is too large"),
+        _ => Err("the rows of an expert aren't a multiple of 16"),
+    }
+}
+
+/// How a quantised matrix is kept.
+struct Quantised {
+    form: Form,
+    columns: usize,
+    /// How many bits a code has in the file.
+    bits: usize,
+}
+
+/// The form of the quantised matrix `module` of `[experts.., rows, words]` u32 words.
+fn quantised(
+    checkpoint: &Checkpoint,
+    module: &str,
+    experts: &[usize],
+    rows: usize,
+    words: usize,
+) -> Result<Quantised, String> {
     let quantisation = checkpoint.config().quantisation_of(module).ok_or("`config.json` has no `quantization`")?;
     let (bits, group_size) = (quantisation.bits, quantisation.group_size);
     let scales = checkpoint.tensor(&format!("{module}.scales")).ok_or("its `scales` are missing")?;
-    let biases = checkpoint.tensor(&format!("{module}.biases")).ok_or("its `biases` are missing")?;
     let columns = words.checked_mul(32).ok_or("it is too wide")? / bits;
-    let expected = [rows, columns / group_size];
-    if columns % group_size != 0 || words * 32 != columns * bits || scales.shape != expected || biases.shape != expected
-    {
-        return Err(format!("its shape doesn't fit {bits} bits in groups of {group_size}"));
+    let expected = [experts, &[rows, columns / group_size]].concat();
+    let is_whole = columns % group_size == 0 && words * 32 == columns * bits && scales.shape == expected;
+    let misfit = || format!("its shape doesn't fit {bits} bits in groups of {group_size}");
+    if quantisation.mode == Mode::Mxfp4 {
+        if scales.dtype != Dtype::U8 {
+            return Err("its `scales` must be bytes".into());
+        }
+        let form = Quantised { form: Form::Mxfp4, columns, bits };
+        return if is_whole { Ok(form) } else { Err(misfit()) };
+    }
+    let biases = checkpoint.tensor(&format!("{module}.biases")).ok_or("its `biases` are missing")?;
+    if !is_whole || biases.shape != expected {
+        return Err(misfit());
     }
     if scales.dtype != biases.dtype || !scales.dtype.is_float() {
         return Err("its `scales` and `biases` must be floats of one type".into());
     }
     let kept = if bits == 4 { 4 } else { 8 };
-    Ok((Form::Affine { bits: kept, group_size, parts: scales.dtype }, columns, bits))
+    Ok(Quantised { form: Form::Affine { bits: kept, group_size, parts: scales.dtype }, columns, bits })
 }

@@ -7,7 +7,7 @@ use mlx_rs::{Array, Dtype, error::Exception};
 
 use super::raw::{Buffer, Packed, Packing};
 use super::{Experts, Linear, Matrix};
-use crate::engine::checkpoint::{self, Checkpoint, CheckpointError, LoadProgress, ModelConfig, TensorInfo};
+use crate::engine::checkpoint::{self, Checkpoint, CheckpointError, LoadProgress, Mode, ModelConfig, TensorInfo};
 
 /// Weights that were read and that no layer has taken yet, by their names in the file.
 pub struct Weights {
@@ -47,6 +47,11 @@ impl Weights {
             Some(error) => Err(device(&error)),
             None => Ok(weights),
         }
+    }
+
+    /// Whether there is `name.weight`, or what has just this name.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.arrays.contains_key(name) || self.arrays.contains_key(&format!("{name}.weight"))
     }
 
     /// Takes a matrix and its bias.
@@ -103,16 +108,18 @@ impl Weights {
             let array = self.arrays.remove(&format!("{name}.{kind}"));
             array.ok_or_else(|| refuse(format!("its `{kind}` are missing")))
         };
-        let (scales, biases) = (part("scales")?, part("biases")?);
+        let scales = part("scales")?;
+        let biases = if quantisation.mode == Mode::Affine { Some(part("biases")?) } else { None };
         if !columns.is_multiple_of(group_size) || !(columns * bits).is_multiple_of(32) {
             return Err(refuse(format!("its shape doesn't fit {bits} bits in groups of {group_size}")));
         }
         expect(weight.shape(), columns * bits / 32)?;
-        for part in [&scales, &biases] {
+        for part in [&scales].into_iter().chain(&biases) {
             expect(part.shape(), columns / group_size)?;
         }
-        let packing = Packing { group_size: group_size as i32, bits: bits as i32, mode: c"affine" };
-        Ok(Matrix::Packed(Packed { packing, weight, scales, biases: Some(biases) }))
+        let mode = if quantisation.mode == Mode::Affine { c"affine" } else { c"mxfp4" };
+        let packing = Packing { group_size: group_size as i32, bits: bits as i32, mode };
+        Ok(Matrix::Packed(Packed { packing, weight, scales, biases }))
     }
 
     /// Takes a vector: `name.weight`, or what has just this name.

@@ -1,0 +1,106 @@
+//! The corpora of the fuzz targets, replayed: `good-…` is read, `bad-…` is refused, each within a bound of time, and
+//! nothing panics. The corpora of gguf, key slots, manifests, Modelfiles and safetensors are replayed beside their parsers.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use minijinja::Value;
+use secrecy::SecretBox;
+use tilekit::engine::models::ModelConfig;
+use tilekit::engine::template::{ChatTemplate, Rendering};
+use tilekit::engine::tokenizer::Tokenizer;
+use tilekit::store::{Access, Store};
+use tilekit::time::Timestamp;
+use tilekit::transcript;
+use tilekit::verified::VerifiedFolder;
+
+/// The longest that a hostile file of a few kilobytes may hold the program up, in a debug build on a busy machine.
+const BOUND: Duration = Duration::from_secs(5);
+
+/// Reads each file of a corpus; `read` says whether it was accepted.
+fn replay(corpus: &str, files_min: usize, read: &dyn Fn(&[u8]) -> Result<(), String>) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus").join(corpus);
+    let mut files = 0;
+    for entry in std::fs::read_dir(folder).expect("the corpus is there") {
+        let path = entry.expect("it can be listed").path();
+        let name = path.file_name().expect("it has a name").to_string_lossy().into_owned();
+        let bytes = std::fs::read(&path).expect("it can be read");
+        let began = Instant::now();
+        let outcome = read(&bytes);
+        assert!(began.elapsed() < BOUND, "{corpus}/{name} took {:?}", began.elapsed());
+        match name.split('-').next() {
+            Some("good") => assert_eq!(outcome, Ok(()), "{corpus}/{name}"),
+            Some("bad") => assert!(outcome.is_err(), "{corpus}/{name} was accepted"),
+            _ => {}
+        }
+        if let Err(text) = outcome {
+            assert!(!text.is_empty() && text.len() < 2_000, "{corpus}/{name}: {text}");
+        }
+        files += 1;
+    }
+    assert!(files >= files_min, "{corpus} has {files} files");
+}
+
+fn scratch(name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(&folder).expect("target can be written");
+    folder
+}
+
+#[test]
+fn tokenizers() {
+    let folder = scratch("corpus-tokenizer");
+    replay("tokenizer", 18, &|bytes| {
+        std::fs::write(folder.join("tokenizer.json"), bytes).expect("target can be written");
+        let loaded = Tokenizer::load(&VerifiedFolder::unlisted(&folder), "<think>", 320);
+        let mut tokenizer = loaded.map_err(|error| error.to_string())?;
+        let tokens = tokenizer.encode(&format!("Aé <|im_end|>\n{}", "a".repeat(60))).map_err(|e| e.to_string())?;
+        assert!(tokens.iter().all(|&token| token < 320));
+        assert!(!tokens.contains(&257), "text spoke a control token");
+        tokenizer.decode(&tokens).map(drop).map_err(|error| error.to_string())
+    });
+}
+
+#[test]
+fn templates() {
+    replay("template", 18, &|bytes| {
+        let source = std::str::from_utf8(bytes).expect("this corpus is text");
+        let template = ChatTemplate::from_source(source).map_err(|error| error.to_string())?;
+        let message = Value::from_pairs([("role", Value::from("user")), ("content", Value::from("a <b>"))]);
+        let rendered = template.render(&Rendering {
+            messages: vec![message],
+            add_generation_prompt: true,
+            think: None,
+            variables: Vec::new(),
+            now: Timestamp::from_ms(1_769_860_800_000),
+        });
+        rendered.map(|text| assert!(text.len() < 400 << 20)).map_err(|error| error.to_string())
+    });
+}
+
+#[test]
+fn configurations() {
+    replay("config", 15, &|bytes| ModelConfig::parse(bytes).map(drop).map_err(|error| error.to_string()));
+}
+
+#[test]
+fn transcripts() {
+    replay("transcript", 12, &|bytes| {
+        let text = std::str::from_utf8(bytes).expect("this corpus is text");
+        transcript::parse_json(text).map(drop).map_err(|error| error.to_string())
+    });
+}
+
+#[test]
+fn databases() {
+    let folder = scratch("corpus-database");
+    replay("database", 6, &|bytes| {
+        let _ = std::fs::remove_dir_all(&folder);
+        std::fs::create_dir_all(&folder).expect("target can be written");
+        std::fs::write(folder.join("tiles.db"), bytes).expect("target can be written");
+        let opened = Store::open(&folder.join("tiles.db"), &SecretBox::new(Box::new([7; 32])), Access::ReadWrite);
+        assert_eq!(opened.is_ok(), bytes.is_empty(), "only an empty file is a new database");
+        opened.map(drop).map_err(|error| error.to_string())
+    });
+}
