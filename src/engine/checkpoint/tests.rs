@@ -170,18 +170,80 @@ fn damaged_configurations_say_what_is_wrong() {
         (with("rope_theta", 0.into()), invalid("`rope_theta` isn't a number within 1 to 1000000000000")),
         (with("eos_token_id", json!(["a"])), invalid("`eos_token_id` isn't a token or a list of tokens")),
         (scaled(json!(1)), invalid("`rope_scaling` isn't an object")),
-        (scaled(json!({ "type": "yarn" })), needs("rope scaling of type `yarn`")),
+        (scaled(json!({ "type": "longrope" })), needs("rope scaling of type `longrope`")),
+        (scaled(json!({ "type": "yarn" })), invalid("it has no number `factor`")),
+        (
+            scaled(json!({ "type": "yarn", "factor": 2, "beta_fast": 1, "beta_slow": 1 })),
+            invalid("`beta_fast` isn't above `beta_slow`"),
+        ),
+        (scaled(json!({ "type": "yarn", "factor": 2, "mscale": 1 })), needs("YaRN with `mscale`")),
+        (with("use_sliding_window", true.into()), needs("a sliding window of `llama`")),
         (scaled(json!({ "type": "linear" })), invalid("it has no number `factor`")),
         (with("quantization", json!(4)), invalid("`quantization` isn't an object")),
         (quantised(7.into(), 64), needs("quantisation to 7 bits in groups of 64")),
         (quantised(Value::Null, 48), needs("quantisation to ? bits in groups of 48")),
         (
-            with("quantization", json!({ "bits": 4, "group_size": 32, "mode": "mxfp4" })),
-            needs("quantisation of mode `mxfp4`"),
+            with("quantization", json!({ "bits": 4, "group_size": 16, "mode": "nvfp4" })),
+            needs("quantisation of mode `nvfp4`"),
+        ),
+        (
+            with("quantization", json!({ "bits": 4, "group_size": 64, "mode": "mxfp4" })),
+            needs("quantisation to 4 bits in groups of 64"),
+        ),
+        (
+            with("quantization_config", json!({ "quant_method": "mxfp4" })),
+            needs("a checkpoint quantised as transformers does it; import its MLX conversion"),
         ),
     ];
     for (config, expected) in cases {
         assert_eq!(load(&config, &tensors(&whole())), expected);
+    }
+}
+
+#[test]
+fn what_one_architecture_alone_has_is_checked() {
+    let parsed = |kind: &str, values: Value| {
+        let mut config = config();
+        config["model_type"] = kind.into();
+        config.as_object_mut().expect("an object").extend(values.as_object().expect("an object").clone());
+        ModelConfig::parse(config.to_string().as_bytes())
+    };
+    let gpt_oss = |values: Value| {
+        let mut all = json!({ "num_local_experts": 4, "num_experts_per_tok": 2, "num_hidden_layers": 3 });
+        all.as_object_mut().expect("an object").extend(values.as_object().expect("an object").clone());
+        parsed("gpt_oss", all)
+    };
+    let gemma = |values: Value| {
+        let mut all = json!({ "hidden_act": null, "num_hidden_layers": 7 });
+        all.as_object_mut().expect("an object").extend(values.as_object().expect("an object").clone());
+        parsed("gemma3_text", all)
+    };
+    let windows = |config: &ModelConfig| (0..config.layers).map(|layer| config.window_of(layer)).collect::<Vec<_>>();
+    let config = gpt_oss(json!({})).expect("it is whole");
+    assert_eq!(windows(&config), [Some(128), None, Some(128)]);
+    let types = json!(["full_attention", "sliding_attention", "full_attention"]);
+    let config = gpt_oss(json!({ "layer_types": types, "sliding_window": 9 })).expect("it is whole");
+    assert_eq!(windows(&config), [None, Some(9), None]);
+    let config = gemma(json!({})).expect("it is whole");
+    assert_eq!(windows(&config), [Some(512), Some(512), Some(512), Some(512), Some(512), None, Some(512)]);
+    let message = |config: Result<ModelConfig, CheckpointError>| config.expect_err("it can't be").to_string();
+    for (config, expected) in [
+        (gpt_oss(json!({ "num_local_experts": 0 })), "`num_local_experts` is 0, not within 1 to 1024"),
+        (gpt_oss(json!({ "num_experts_per_tok": 1 })), "`num_experts_per_tok` is 1, not within 2 to 4"),
+        (gpt_oss(json!({ "num_experts_per_tok": 5 })), "`num_experts_per_tok` is 5, not within 2 to 4"),
+        (gpt_oss(json!({ "layer_types": ["full_attention"] })), "`layer_types` names 1 of 3 layers"),
+        (gpt_oss(json!({ "layer_types": ["a", "b", "c"] })), "`layer_types` names another kind than"),
+        (gpt_oss(json!({ "layer_types": 7 })), "`layer_types` isn't a list of layers"),
+        (gpt_oss(json!({ "sliding_window": 0 })), "`sliding_window` is 0, not within"),
+        (gpt_oss(json!({ "swiglu_limit": -1 })), "`swiglu_limit` isn't a number within"),
+        (gemma(json!({ "sliding_window_pattern": 0 })), "`sliding_window_pattern` is 0, not within"),
+        (gemma(json!({ "final_logit_softcapping": 30.0 })), "the model needs `final_logit_softcapping`"),
+        (gemma(json!({ "hidden_act": "silu" })), "the model needs the activation `silu`"),
+        (gemma(json!({ "layer_types": ["full_attention"] })), "the model needs other `layer_types`"),
+        (gemma(json!({ "query_pre_attn_scalar": 0 })), "`query_pre_attn_scalar` isn't a number within"),
+    ] {
+        let message = message(config);
+        assert!(message.contains(expected), "{message}");
     }
 }
 

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use super::ForwardError;
 use super::architecture::{self, Architecture};
-use crate::engine::backend::{Backend, BackendError};
+use crate::engine::backend::Backend;
 use crate::engine::checkpoint::{Checkpoint, CheckpointError, LoadProgress};
 
 /// A loaded model, whatever its backend.
@@ -20,9 +20,6 @@ pub(super) trait Run {
     /// See [`super::Model::forward_all`].
     fn forward_all(&mut self, tokens: &[u32]) -> Result<Vec<f32>, ForwardError>;
 }
-
-/// Sees a block's final states.
-type Each<'a, B> = dyn FnMut(&Runner<B>, &<B as Backend>::Tensor) -> Result<(), BackendError> + 'a;
 
 /// A model over the backend `B`.
 pub(super) struct Runner<B: Backend> {
@@ -49,31 +46,32 @@ impl<B: Backend + 'static> Runner<B> {
         Ok(Self { backend, engine, architecture, caches, len: 0, num_batch: num_batch.max(1) })
     }
 
-    /// Computes block by block; `each` sees every block's final states, the last block's are returned.
-    fn states(
-        &mut self,
-        tokens: &[u32],
-        cancelled: &dyn Fn() -> bool,
-        each: &mut Each<'_, B>,
-    ) -> Result<B::Tensor, ForwardError> {
+    /// The final states of the next tokens, computed or, by a lazy backend, recorded.
+    fn block(&mut self, tokens: &[u32], cancelled: &dyn Fn() -> bool) -> Result<B::Tensor, ForwardError> {
+        let states = self.architecture.forward(&self.backend, tokens, self.len, &mut self.caches, cancelled);
+        self.len += tokens.len();
+        states.ok_or(ForwardError::Cancelled)
+    }
+
+    fn last_logits(&mut self, tokens: &[u32], cancelled: &dyn Fn() -> bool) -> Result<Vec<f32>, ForwardError> {
         let mut last = None;
         for block in tokens.chunks(self.num_batch) {
             if let Some(states) = &last {
                 self.backend.compute(states)?;
             }
-            let states = self.architecture.forward(&self.backend, block, self.len, &mut self.caches, cancelled);
-            let states = states.ok_or(ForwardError::Cancelled)?;
-            self.len += block.len();
-            each(self, &states)?;
-            last = Some(states);
+            last = Some(self.block(block, cancelled)?);
         }
-        last.ok_or(ForwardError::Empty)
+        let last = self.backend.last_row(&last.ok_or(ForwardError::Empty)?);
+        Ok(self.backend.to_floats(self.architecture.logits(&self.backend, &last))?)
     }
 
-    fn last_logits(&mut self, tokens: &[u32], cancelled: &dyn Fn() -> bool) -> Result<Vec<f32>, ForwardError> {
-        let states = self.states(tokens, cancelled, &mut |_, _| Ok(()))?;
-        let last = self.backend.last_row(&states);
-        Ok(self.backend.to_floats(self.architecture.logits(&self.backend, &last))?)
+    fn all_logits(&mut self, tokens: &[u32]) -> Result<Vec<f32>, ForwardError> {
+        let mut all = Vec::new();
+        for block in tokens.chunks(self.num_batch) {
+            let states = self.block(block, &|| false)?;
+            all.extend(self.backend.to_floats(self.architecture.logits(&self.backend, &states))?);
+        }
+        if all.is_empty() { Err(ForwardError::Empty) } else { Ok(all) }
     }
 
     /// Brings the cache back to `len` tokens; a backend that failed leaves nothing that could be kept.
@@ -104,12 +102,6 @@ impl<B: Backend + 'static> Run for Runner<B> {
 
     fn forward_all(&mut self, tokens: &[u32]) -> Result<Vec<f32>, ForwardError> {
         let before = self.len;
-        let mut all = Vec::new();
-        let result = self.states(tokens, &|| false, &mut |runner, states| {
-            all.extend(runner.backend.to_floats(runner.architecture.logits(&runner.backend, states))?);
-            Ok(())
-        });
-        result.inspect_err(|error| self.undo(before, error))?;
-        Ok(all)
+        self.all_logits(tokens).inspect_err(|error| self.undo(before, error))
     }
 }

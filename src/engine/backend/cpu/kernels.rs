@@ -55,6 +55,8 @@ impl HeadTask<'_> {
 }
 
 type BlockKernel = unsafe fn(&BlockTask<'_>, &mut BlockOut);
+/// Keys, values, scores, output.
+type HeadKernel<T> = unsafe fn(&HeadTask<'_>, &[T], &[T], &mut [f32], &mut [f32]);
 
 /// The entry points of one instruction set.
 #[derive(Clone, Copy)]
@@ -68,8 +70,8 @@ pub(super) struct Kernels {
     oracle_mxfp4: BlockKernel,
     dense: [BlockKernel; 3],
     quantise: unsafe fn(&[f32], &mut [i16]) -> (f32, f32),
-    attend: unsafe fn(&HeadTask<'_>, &[f32], &[f32], &mut [f32], &mut [f32]),
-    attend_half: unsafe fn(&HeadTask<'_>, &[f16], &[f16], &mut [f32], &mut [f32]),
+    attend: HeadKernel<f32>,
+    attend_half: HeadKernel<f16>,
     silu_gate: unsafe fn(&mut [f32], &[f32]),
     gelu_gate: unsafe fn(&mut [f32], &[f32]),
     clipped_swiglu: unsafe fn(&mut [f32], &[f32], f32, f32),
@@ -629,7 +631,7 @@ unsafe fn silu_gate<S: Simd>(gate: &mut [f32], up: &[f32]) {
 /// `0.5 · x · (1 + tanh(y))` is `x · sigmoid(2 · y)`.
 #[inline(always)]
 unsafe fn gelu_gate<S: Simd>(gate: &mut [f32], up: &[f32]) {
-    const FACTOR: f32 = 1.595_769_1; // 2 · sqrt(2 / pi)
+    const FACTOR: f32 = 1.595_769; // 2 · sqrt(2 / pi)
     // SAFETY: as `gated`.
     unsafe {
         gated::<S>(gate, up, |x, up| {
