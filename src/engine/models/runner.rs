@@ -105,3 +105,6 @@ impl<B: Backend + 'static> Run for Runner<B> {
         self.all_logits(tokens).inspect_err(|error| self.undo(before, error))
     }
 }
+
+#[cfg(all(test, target_os = "linux", feature = "mlx"))]
+mod tests;
