@@ -80,6 +80,12 @@ impl Mlx {
         Ok(Self { gpu, float32, failure: RefCell::new(None) })
     }
 
+    /// With activations of the checkpoint's own type wherever it computes, as on a GPU.
+    #[cfg(test)]
+    pub(crate) fn native() -> Self {
+        Self { float32: false, ..Self::new(true).expect("MLX runs where it is built in") }
+    }
+
     /// Whether it computes on a GPU.
     pub fn is_gpu(&self) -> bool {
         self.gpu
@@ -135,13 +141,23 @@ fn failed(why: &str) -> BackendError {
     BackendError { backend: "mlx", why: why.into() }
 }
 
+#[cfg(test)]
+impl Tensor {
+    /// Whether the activations are of half precision.
+    pub(crate) fn is_half(&self) -> bool {
+        matches!(self.array.dtype(), Dtype::Bfloat16 | Dtype::Float16)
+    }
+}
+
 impl Linear {
     fn times(&self, x: &Array) -> Result<Array> {
-        let product = match &self.matrix {
-            Matrix::Dense(matrix) => ops::matmul(x, matrix.transpose()?)?,
-            Matrix::Packed(packed) => raw::quantized_matmul(x, packed)?,
-        };
-        self.bias.as_ref().map_or(Ok(product.clone()), |bias| product.add(bias))
+        match (&self.matrix, &self.bias) {
+            (Matrix::Dense(matrix), None) => ops::matmul(x, matrix.transpose()?),
+            // Rounded once, as in mlx-lm.
+            (Matrix::Dense(matrix), Some(bias)) => ops::addmm(bias, x, matrix.transpose()?, 1.0, 1.0),
+            (Matrix::Packed(packed), None) => raw::quantized_matmul(x, packed),
+            (Matrix::Packed(packed), Some(bias)) => raw::quantized_matmul(x, packed)?.add(bias),
+        }
     }
 
     fn rows_of(&self, tokens: &[u32]) -> Result<Array> {
@@ -190,7 +206,12 @@ impl Backend for Mlx {
     }
 
     fn finish(&self, weights: Weights) -> std::result::Result<(), CheckpointError> {
-        weights.finish()
+        weights.finish()?;
+        if self.gpu {
+            // macOS 15 then leaves the weights where the GPU finds them. Earlier systems refuse, and are only slower.
+            let _ = memory::active_memory().and_then(memory::set_wired_limit);
+        }
+        Ok(())
     }
 
     fn rope_table(&self, wavelengths: &[f64]) -> Rope {
@@ -298,7 +319,7 @@ impl Backend for Mlx {
     fn gelu_gate(&self, gate: Tensor, up: &Tensor) -> Tensor {
         self.elements(&gate, up, |gate, up| {
             let number = |value| scalar(value, gate);
-            let cube = gate.square()?.multiply(gate)?.multiply(number(0.044_715)?)?;
+            let cube = gate.power(number(3.0)?)?.multiply(number(0.044_715)?)?;
             let inner = gate.add(cube)?.multiply(number((2.0 / std::f32::consts::PI).sqrt())?)?;
             let gelu = ops::tanh(inner)?.add(number(1.0)?)?.multiply(gate)?.multiply(number(0.5)?)?;
             gelu.multiply(up)

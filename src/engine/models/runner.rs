@@ -126,3 +126,6 @@ impl<B: Backend + 'static> Run for Runner<B> {
         fits
     }
 }
+
+#[cfg(all(test, target_os = "linux", feature = "mlx"))]
+mod tests;

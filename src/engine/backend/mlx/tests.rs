@@ -1,6 +1,5 @@
 //! What MLX refuses becomes an error, once; caches that grow and shrink hold what they should.
 
-use super::experts::{Experts, Routing};
 use super::raw::Packing;
 use super::*;
 
@@ -60,7 +59,7 @@ fn attention_is_the_same_however_the_cache_grew() {
         let (q, k, v) = (tensor(&mlx, LEN, 32, 1), tensor(&mlx, LEN, 16, 2), tensor(&mlx, LEN, 16, 3));
         let attend = |cache: &mut Cache, first: usize, end: usize| {
             let [q, k, v] = [&q, &k, &v].map(|x| rows(&mlx, x, first, end));
-            mlx.to_floats(mlx.attention(&attention, cache, &q, k, v)).expect("the shapes fit")
+            mlx.to_floats(mlx.attention(&attention, None, cache, &q, k, v)).expect("the shapes fit")
         };
         let whole = attend(&mut mlx.cache(&attention), 0, LEN);
         let mut cache = mlx.cache(&attention);
@@ -93,7 +92,7 @@ fn a_window_hides_what_is_before_it() {
     let zeros = mlx.tensor(ops::zeros::<f32>(&[6, 2]), 6, 2);
     let values = Array::from_iter((0..12).map(|idx| (idx / 2) as f32), &[6, 2]);
     let values = mlx.tensor(Ok(values), 6, 2);
-    let seen = mlx.attention(&attention, &mut mlx.cache(&attention), &zeros, zeros.clone(), values);
+    let seen = mlx.attention(&attention, None, &mut mlx.cache(&attention), &zeros, zeros.clone(), values);
     let means: Vec<f32> = mlx.to_floats(seen).expect("the shapes fit").into_iter().step_by(2).collect();
     let expected = [0.0, 0.5, 1.0, 2.0, 3.0, 4.0];
     assert!(means.iter().zip(expected).all(|(a, b): (&f32, f32)| (a - b).abs() < 1e-6), "{means:?}");
@@ -221,7 +220,7 @@ fn gates_compute_their_formulas() {
 /// On Metal activations are of half precision: nothing may turn them into float32, which is half as fast.
 #[test]
 fn half_precision_stays_half_precision() {
-    let mlx = Mlx { float32: false, ..backend() };
+    let mlx = Mlx::native();
     let half = |array: &Array| array.as_dtype(Dtype::Bfloat16).expect("it has floats");
     let halved = |x: Tensor| Tensor { array: half(&x.array), ..x };
     let x = halved(tensor(&mlx, 3, 64, 1));
@@ -242,11 +241,10 @@ fn half_precision_stays_half_precision() {
     let q = mlx.rope(mlx.rms_norm(&q, &norm, 1e-5), &rope, 5);
     let kv = mlx.scale(halved(tensor(&mlx, 3, 16, 3)), 0.5);
     let sinks = half(&ops::zeros::<f32>(&[4]).expect("4"));
-    let attended = mlx.attention(&ATTENTION, &mut mlx.cache(&ATTENTION), &q, kv.clone(), kv);
+    let attended = mlx.attention(&ATTENTION, Some(&sinks), &mut mlx.cache(&ATTENTION), &q, kv.clone(), kv);
     let gated = mlx.gelu_gate(mlx.silu_gate(x.clone(), &x), &mlx.clipped_swiglu(x.clone(), &x, 1.702, 7.0));
     let routing = mlx.route(halved(tensor(&mlx, 3, 4, 4)), 2);
     let [mixed] = mlx.expert_linears(&x, [&experts], &routing);
-    let _ = sinks;
     for (what, tensor) in [
         ("embed", embedded),
         ("rope", q.clone()),
@@ -254,7 +252,7 @@ fn half_precision_stays_half_precision() {
         ("gates", mlx.add(gated, &x)),
         ("experts", mlx.combine(mixed, &routing)),
     ] {
-        assert_eq!(tensor.array.dtype(), Dtype::Bfloat16, "{what}");
+        assert!(tensor.is_half(), "{what}");
         mlx.to_floats(tensor).expect(what);
     }
 }
