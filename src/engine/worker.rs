@@ -69,6 +69,9 @@ pub struct Worker {
     thread: Option<JoinHandle<()>>,
 }
 
+/// Whose tokens they are, and the tokens that conversations open with.
+type Opening = (Sha256Digest, Vec<u32>);
+
 #[derive(Debug)]
 enum Job {
     Generate(Box<Request>, Ended),
@@ -76,7 +79,7 @@ enum Job {
     CountTokens(String, Sender<Result<usize, EngineError>>),
     State(Box<Request>, Sender<Result<Option<PrefixState>, EngineError>>),
     TakeUp(Box<PrefixState>),
-    Opening(Box<Request>, Sender<Result<Option<(Sha256Digest, Vec<u32>)>, EngineError>>),
+    Opening(Box<Request>, Sender<Result<Option<Opening>, EngineError>>),
 }
 
 #[derive(Debug, Default)]
@@ -177,7 +180,7 @@ impl Worker {
     ///
     /// # Errors
     /// As [`Engine::opening`]; a load that failed.
-    pub fn opening(&self, request: Request) -> Result<Option<(Sha256Digest, Vec<u32>)>, EngineError> {
+    pub fn opening(&self, request: Request) -> Result<Option<Opening>, EngineError> {
         let (answer, answered) = mpsc::channel();
         self.send(Job::Opening(Box::new(request), answer));
         answered.recv().unwrap_or(Err(EngineError::Stopped))

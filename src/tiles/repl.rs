@@ -45,7 +45,7 @@ struct Repl<'a> {
     app: &'a App,
     bundle: &'a Bundle<Verified>,
     open: Option<&'a Open>,
-    state: &'a KeptState<'a>,
+    state: KeptState<'a>,
     worker: Worker,
     resolved: Resolved,
     chat: ChatSession,
@@ -74,7 +74,6 @@ pub(crate) fn talk(
     resolved: Resolved,
     chat: ChatSession,
     open: Option<&Open>,
-    state: &KeptState<'_>,
     arguments: &RunArguments,
 ) -> Result<(), Failure> {
     let history = open.map_or(Ok(Vec::new()), |open| open.store.history(HISTORY_LINES))?;
@@ -89,7 +88,7 @@ pub(crate) fn talk(
         app,
         bundle,
         open,
-        state,
+        state: KeptState::new(app, bundle, open),
         worker,
         resolved,
         chat,

@@ -66,16 +66,16 @@ pub(crate) fn run(app: &App, arguments: &RunArguments) -> Result<(), Failure> {
     if let (Some(id), Some(open)) = (&arguments.session, &open) {
         chat.resume(&open.store, open.store.find(id)?)?;
     }
-    let state = KeptState::new(app, &bundle, open.as_ref());
     let done = match question {
         Some(question) => {
+            let state = KeptState::new(app, &bundle, open.as_ref());
             app.wait_for_engine(&worker);
             state.take_up(&worker, &chat);
             let done = one_answer(app, arguments, &worker, &mut chat, open.as_ref(), &question);
             state.keep(&worker, &chat);
             done
         }
-        None => repl::talk(app, &bundle, worker, resolved, chat, open.as_ref(), &state, arguments),
+        None => repl::talk(app, &bundle, worker, resolved, chat, open.as_ref(), arguments),
     };
     match open {
         // The answer's own error is the one to report.

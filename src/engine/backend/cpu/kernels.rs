@@ -15,7 +15,7 @@ mod elements;
 mod attention;
 
 use self::attention::attend;
-use self::elements::{clipped_swiglu, gelu_gate, rms_norm, silu_gate};
+use self::elements::{clipped_swiglu, gelu_gate, quantise, rms_norm, silu_gate};
 
 /// One block of rows times a few tokens.
 #[derive(Clone, Copy)]
@@ -119,6 +119,7 @@ impl Kernels {
     /// All kernels that this processor runs.
     #[cfg(test)]
     pub(super) fn all() -> Vec<Self> {
+        #[allow(unused_mut, reason = "elsewhere there is one")]
         let mut all = vec![scalar::KERNELS];
         #[cfg(target_arch = "x86_64")]
         {
@@ -457,34 +458,6 @@ unsafe fn dense<S: Simd, P: Parts>(task: &BlockTask<'_>, out: &mut BlockOut) {
         for token in 0..task.tokens {
             dense_tokens::<S, P, 1, 4>(task, token, out);
         }
-    }
-}
-
-#[inline(always)]
-unsafe fn quantise<S: Simd>(group: &[f32], codes: &mut [i16]) -> (f32, f32) {
-    // SAFETY: `Kernels::quantise` checked the lengths; the caller has the instruction set.
-    unsafe {
-        let steps = (0..group.len()).step_by(S::LANES);
-        let (mut largest, mut poison) = (S::splat(0.0), S::splat(0.0));
-        for at in steps.clone() {
-            let x = S::load(group.as_ptr().add(at));
-            largest = S::max(largest, S::max(x, S::mul(x, S::splat(-1.0))));
-            // A maximum forgets a NaN; zero times a NaN or an infinity is a NaN, and so is any sum with it.
-            poison = S::fma(x, S::splat(0.0), poison);
-        }
-        // What is no number reaches the logits and is reported there.
-        let scale = S::largest(largest) / f32::from(i16::MAX) + S::sum(poison);
-        let inverse = if scale > 0.0 && scale.is_finite() { 1.0 / scale } else { 0.0 };
-        let mut sum = S::splat(0.0);
-        for at in steps {
-            let x = S::mul(S::load(group.as_ptr().add(at)), S::splat(inverse));
-            // A denormal scale has no exact inverse; the bounds keep the codes within 16 bits all the same.
-            let x = S::max(S::min(x, S::splat(32767.0)), S::splat(-32767.0));
-            let rounded = S::round(x);
-            sum = S::add(sum, S::to_f(rounded));
-            S::store_i16(codes.as_mut_ptr().add(at), rounded);
-        }
-        (scale, scale * S::sum(sum))
     }
 }
 

@@ -1,4 +1,4 @@
-//! What goes element by element: exponentials, gates, norms.
+//! What goes element by element: exponentials, gates, norms, quantisation.
 
 #![expect(unsafe_code, reason = "kernels need raw vectors, and threads that share them")]
 
@@ -105,5 +105,33 @@ pub(super) unsafe fn rms_norm<S: Simd>(x: &[f32], weight: &[f32], epsilon: f32, 
         for ((out, x), weight) in out.iter_mut().zip(x).zip(weight) {
             *out = x * factor * weight;
         }
+    }
+}
+
+#[inline(always)]
+pub(super) unsafe fn quantise<S: Simd>(group: &[f32], codes: &mut [i16]) -> (f32, f32) {
+    // SAFETY: `Kernels::quantise` checked the lengths; the caller has the instruction set.
+    unsafe {
+        let steps = (0..group.len()).step_by(S::LANES);
+        let (mut largest, mut poison) = (S::splat(0.0), S::splat(0.0));
+        for at in steps.clone() {
+            let x = S::load(group.as_ptr().add(at));
+            largest = S::max(largest, S::max(x, S::mul(x, S::splat(-1.0))));
+            // A maximum forgets a NaN; zero times a NaN or an infinity is a NaN, and so is any sum with it.
+            poison = S::fma(x, S::splat(0.0), poison);
+        }
+        // What is no number reaches the logits and is reported there.
+        let scale = S::largest(largest) / f32::from(i16::MAX) + S::sum(poison);
+        let inverse = if scale > 0.0 && scale.is_finite() { 1.0 / scale } else { 0.0 };
+        let mut sum = S::splat(0.0);
+        for at in steps {
+            let x = S::mul(S::load(group.as_ptr().add(at)), S::splat(inverse));
+            // A denormal scale has no exact inverse; the bounds keep the codes within 16 bits all the same.
+            let x = S::max(S::min(x, S::splat(32767.0)), S::splat(-32767.0));
+            let rounded = S::round(x);
+            sum = S::add(sum, S::to_f(rounded));
+            S::store_i16(codes.as_mut_ptr().add(at), rounded);
+        }
+        (scale, scale * S::sum(sum))
     }
 }
