@@ -233,6 +233,8 @@ pub(crate) enum ModelCommand {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Fetch a model from the Hugging Face Hub: the one command that uses the network, and only with --allow-network
+    Pull(PullArguments),
     /// Read a model, or all of them, in full and compare every byte with its digest
     Verify {
         /// Its name; all models if not given
@@ -257,6 +259,28 @@ pub(crate) enum ModelCommand {
         /// The file to make
         file: PathBuf,
     },
+}
+
+/// What to fetch and from where.
+#[derive(Debug, Args)]
+pub(crate) struct PullArguments {
+    /// The repository, as its page on the Hub is called: ORG/NAME
+    pub(crate) repo: String,
+    /// Let this command, and only this one, open connections
+    #[arg(long)]
+    pub(crate) allow_network: bool,
+    /// The branch, tag or commit [default: main, or what an unfinished pull has begun]
+    #[arg(long, value_name = "REV")]
+    pub(crate) revision: Option<String>,
+    /// What to call it; made from the repository's name if not given
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// List files and bytes, and fetch none of them
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Another server that speaks the Hub's API
+    #[arg(long, value_name = "URL", default_value = tilekit::hub::HUB_ENDPOINT)]
+    pub(crate) endpoint: String,
 }
 
 /// What to do with Modelfiles.

@@ -13,8 +13,14 @@ use crate::failure::{Code, Failure};
 use crate::terminal::escape::neutralise_line;
 use crate::unlock::Open;
 
+mod pull;
+
 /// Runs it.
 pub(crate) fn run(app: &App, command: ModelCommand) -> Result<(), Failure> {
+    if let ModelCommand::Pull(arguments) = &command {
+        // Asked for before anything else: without the flag nothing is opened, not even the bundle.
+        pull::check_allowed(arguments)?;
+    }
     let bundle = app.bundle()?;
     let library = shipped(&bundle)?;
     // Models that came with the bundle need no key; those that were added are listed under one.
@@ -24,7 +30,7 @@ pub(crate) fn run(app: &App, command: ModelCommand) -> Result<(), Failure> {
         }
         _ => {
             !tilekit::disk::exists(&bundle.added_models())
-                && !matches!(command, ModelCommand::Import { .. } | ModelCommand::Remove { .. })
+                && !matches!(command, ModelCommand::Pull(_) | ModelCommand::Import { .. } | ModelCommand::Remove { .. })
         }
     };
     if is_enough {
@@ -59,6 +65,7 @@ fn act(app: &App, command: ModelCommand, mut library: Library) -> Result<(), Fai
             app.terminal.say(&format!("Try it: tiles run {}", report.name));
             Ok(())
         }
+        ModelCommand::Pull(arguments) => pull::run(app, &arguments, &mut library),
         ModelCommand::Verify { name } => verify(app, &library, name),
         ModelCommand::Remove { name, yes, dry_run } => {
             let bytes = library.find(&name)?.size_bytes();
@@ -183,6 +190,7 @@ where
         if bar.as_ref().is_none_or(|(step, _)| *step != progress.step) {
             let label = match progress.step {
                 Step::Examining => "Examining",
+                Step::Downloading => "Downloading",
                 Step::Writing => "Writing",
                 Step::Verifying => "Verifying",
             };
