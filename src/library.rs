@@ -18,6 +18,7 @@ use crate::verified::{IntegrityError, VerifiedFolder};
 
 pub mod added;
 pub mod archive;
+pub mod available;
 mod checkpoint;
 pub mod description;
 pub mod import;

@@ -216,7 +216,11 @@ pub(crate) enum AccountCommand {
 pub(crate) enum ModelCommand {
     /// List the models on this drive
     #[command(visible_alias = "ls")]
-    List,
+    List {
+        /// List models that can be pulled by a short name instead, and whether they fit here
+        #[arg(long)]
+        available: bool,
+    },
     /// Show one model: where it comes from, its size, licence and files
     Show {
         /// Its name
@@ -264,7 +268,7 @@ pub(crate) enum ModelCommand {
 /// What to fetch and from where.
 #[derive(Debug, Args)]
 pub(crate) struct PullArguments {
-    /// The repository, as its page on the Hub is called: ORG/NAME
+    /// The repository, as its page on the Hub is called: ORG/NAME; or a name of `tiles model list --available`
     pub(crate) repo: String,
     /// Let this command, and only this one, open connections
     #[arg(long)]

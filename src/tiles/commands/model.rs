@@ -22,6 +22,9 @@ pub(crate) fn run(app: &App, command: ModelCommand) -> Result<(), Failure> {
         pull::check_allowed(arguments)?;
     }
     let bundle = app.bundle()?;
+    if let ModelCommand::List { available: true } = command {
+        return pull::list_available(app, &bundle.models());
+    }
     let library = shipped(&bundle)?;
     // Models that came with the bundle need no key; those that were added are listed under one.
     let is_enough = match &command {
@@ -43,7 +46,7 @@ pub(crate) fn run(app: &App, command: ModelCommand) -> Result<(), Failure> {
 
 fn act(app: &App, command: ModelCommand, mut library: Library) -> Result<(), Failure> {
     match command {
-        ModelCommand::List => list(app, &library),
+        ModelCommand::List { .. } => list(app, &library),
         ModelCommand::Show { name } => show(app, &library, &name),
         ModelCommand::Import { path, name, dry_run } => {
             let plan = with_progress(app, |sink| library.plan_import(&path, name.as_deref(), sink))?;

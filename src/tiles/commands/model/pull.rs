@@ -1,11 +1,14 @@
 //! `tiles model pull`: a model from the Hub, with an explicit leave to use the network.
 
 use std::ops::ControlFlow;
+use std::path::Path;
 
 use serde_json::{Value, json};
+use tilekit::host::Host;
 use tilekit::hub::{Hub, Limits};
 use tilekit::library::Library;
-use tilekit::library::pull::PullRequest;
+use tilekit::library::available::available;
+use tilekit::library::pull::{PullRequest, unfinished};
 
 use super::{size, with_progress};
 use crate::app::App;
@@ -30,11 +33,13 @@ pub(super) fn check_allowed(arguments: &PullArguments) -> Result<(), Failure> {
 /// Runs it.
 pub(super) fn run(app: &App, arguments: &PullArguments, library: &mut Library) -> Result<(), Failure> {
     let hub = Hub::new(&arguments.endpoint, Limits::default())?;
+    let known = available().into_iter().find(|model| model.name == arguments.repo || model.source == arguments.repo);
+    let short = known.as_ref().map(|model| model.name.as_str());
     let request = PullRequest {
-        repo: &arguments.repo,
+        repo: known.as_ref().map_or(&arguments.repo, |model| &model.source),
         revision: arguments.revision.as_deref(),
-        name: arguments.name.as_deref(),
-        modelfile: None,
+        name: arguments.name.as_deref().or(short),
+        modelfile: known.as_ref().map(|model| model.modelfile),
     };
     let mut tick = || if app.is_interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
     let plan = library.plan_pull(&hub, request, &mut tick).map_err(|error| match app.take_interrupt() {
@@ -75,4 +80,37 @@ pub(super) fn run(app: &App, arguments: &PullArguments, library: &mut Library) -
     app.print(&printed, || format!("{} is on the drive ({})", report.name, size(bytes)))?;
     app.terminal.say(&format!("Try it: tiles run {}", report.name));
     Ok(())
+}
+
+/// Lists what can be pulled by a short name, and whether it fits this machine and this drive.
+pub(super) fn list_available(app: &App, models_folder: &Path) -> Result<(), Failure> {
+    let host = Host::probe()?;
+    let free_bytes = tilekit::disk::free_bytes(models_folder)?;
+    let unfinished = unfinished(models_folder)?;
+    let models = available();
+    let fits = |memory_bytes: u64| host.fits(memory_bytes).is_ok();
+    let rows: Vec<Value> = models
+        .iter()
+        .map(|model| {
+            json!({ "name": model.name, "title": model.title, "source": model.source, "licence": model.licence,
+                    "approximate_bytes": model.weights_bytes, "approximate_memory_bytes": model.memory_bytes,
+                    "fits_memory": fits(model.memory_bytes), "fits_drive": model.weights_bytes <= free_bytes,
+                    "unfinished": unfinished.contains(&model.name) })
+        })
+        .collect();
+    app.print(&json!(rows), || {
+        let rows = models.iter().map(|model| {
+            let memory = if fits(model.memory_bytes) { "fits this machine" } else { "too large for this machine now" };
+            let drive = if model.weights_bytes <= free_bytes { "" } else { ", no space on the drive" };
+            let begun = if unfinished.contains(&model.name) { ", pull begun" } else { "" };
+            format!(
+                "{:<14} about {:>8}, memory about {:>8}  {:<20} {memory}{drive}{begun}\n",
+                model.name,
+                size(model.weights_bytes),
+                size(model.memory_bytes),
+                model.licence
+            )
+        });
+        rows.collect()
+    })
 }
