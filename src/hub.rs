@@ -211,15 +211,22 @@ impl Hub {
         }
         let revision = revision.replace('/', "%2F");
         let url = format!("{}/api/models/{repo}/revision/{revision}?blobs=true", self.endpoint);
-        let mut text = Vec::new();
-        self.retried(tick, &mut |hub, tick| {
+        let (mut text, mut attempt) = (Vec::new(), 0);
+        loop {
             text.clear();
-            let pieces = hub.stream(&url, None, repo);
-            hub.take(&pieces, &mut |piece| {
+            let pieces = self.stream(&url, None, repo);
+            let taken = self.take(&pieces, &mut |piece| {
                 text.extend_from_slice(piece);
                 tick()
-            })
-        })?;
+            });
+            match taken {
+                Err(error) if error.is_passing() && attempt + 1 < self.limits.attempts => {
+                    self.wait(&error, attempt, tick)?;
+                    attempt += 1;
+                }
+                taken => break taken?,
+            }
+        }
         Listing::parse(&text).map_err(|what| HubError::Answer { host: self.host.clone(), what })
     }
 
@@ -239,24 +246,6 @@ impl Hub {
         let url = format!("{}/{repo}/resolve/{commit}/{}", self.endpoint, file.path.replace('+', "%2B"));
         let pieces = self.stream(&url, Some((range, file.size)), &file.path);
         self.take(&pieces, take)
-    }
-
-    /// Repeats `request` while what goes wrong may pass.
-    fn retried(
-        &self,
-        tick: &mut dyn FnMut() -> ControlFlow<()>,
-        request: &mut dyn FnMut(&Self, &mut dyn FnMut() -> ControlFlow<()>) -> Result<(), HubError>,
-    ) -> Result<(), HubError> {
-        let mut attempt = 0;
-        loop {
-            match request(self, tick) {
-                Err(error) if error.is_passing() && attempt + 1 < self.limits.attempts => {
-                    self.wait(&error, attempt, tick)?;
-                    attempt += 1;
-                }
-                done => return done,
-            }
-        }
     }
 
     /// Waits before the try after `attempt`, as long as the server asks for, within bounds.

@@ -327,6 +327,11 @@ fn good_chunks(partial: &Path, size: u64) -> Result<Vec<bool>, LibraryError> {
     Ok(good)
 }
 
+/// How many bytes the good chunks have.
+fn good_bytes(good: &[bool], size: u64) -> u64 {
+    good.iter().enumerate().filter(|(_, good)| **good).map(|(idx, _)| chunk_len(size, idx as u64) as u64).sum()
+}
+
 /// Fetches the chunks of `file` that aren't there.
 fn fetch(hub: &Hub, plan: &PullPlan, folder: &Path, file: &RemoteFile, meter: &mut Meter) -> Result<(), LibraryError> {
     let whole = folder.join(&file.path);
@@ -335,17 +340,11 @@ fn fetch(hub: &Hub, plan: &PullPlan, folder: &Path, file: &RemoteFile, meter: &m
         return meter.add(file.size);
     }
     let mut good = good_chunks(&partial, file.size)?;
-    let before = meter.done_bytes;
+    let (before, mut attempt) = (meter.done_bytes, 0);
     let (bytes_file, digests_file) = (disk::open_or_create(&partial)?, disk::open_or_create(&record)?);
-    let mut attempt = 0;
     while let Some(start) = good.iter().position(|good| !good) {
         let end = good[start..].iter().position(|good| *good).map_or(good.len(), |n| start + n);
-        let there: u64 = good
-            .iter()
-            .enumerate()
-            .filter(|(_, good)| **good)
-            .map(|(n, _)| chunk_len(file.size, n as u64) as u64)
-            .sum();
+        let there = good_bytes(&good, file.size);
         meter.done_bytes = before + there;
         let at = |chunk_idx: usize| (chunk_idx as u64 * u64::from(CHUNK_BYTES)).min(file.size);
         let (mut chunk_idx, mut chunk, mut failed) = (start, Vec::new(), None);
@@ -384,10 +383,8 @@ fn fetch(hub: &Hub, plan: &PullPlan, folder: &Path, file: &RemoteFile, meter: &m
                 if !error.is_passing() || attempt >= hub.limits().attempts {
                     return Err(error.into());
                 }
-                hub.wait(&error, attempt, &mut || match meter.add(0) {
-                    Ok(()) => ControlFlow::Continue(()),
-                    Err(_) => ControlFlow::Break(()),
-                })?;
+                let mut tick = || meter.add(0).map_or(ControlFlow::Break(()), ControlFlow::Continue);
+                hub.wait(&error, attempt, &mut tick)?;
             }
         }
     }
