@@ -221,3 +221,28 @@ fn short_names_are_listed_with_what_they_need() {
     assert!(bundle.ok(&["model", "list", "--available"]).contains("gpt-oss-20b"));
     refused(&bundle.run(&["model", "pull", "qwen3-0.6b"]), 7, "`huggingface.co`");
 }
+
+#[test]
+fn an_interrupted_pull_says_how_to_go_on() {
+    let bundle = TestBundle::new();
+    let mirror = mirror(&bundle);
+    mirror.faults(|path, _| if path.ends_with(EXTRA) { Fault::Hang(CHUNK * 3 / 2) } else { Fault::None });
+    let mut command = bundle.command();
+    command.args(pull(&mirror, &["--allow-network", "--passphrase-file", bundle.passphrase()]));
+    let mut child = command.stderr(std::process::Stdio::piped()).spawn().expect("it runs");
+    let record = bundle.root.join("models/pull+tiny.partial").join(format!("{EXTRA}.chunks"));
+    while std::fs::metadata(&record).map_or(0, |file| file.len()) < 32 {
+        assert!(child.try_wait().expect("it can be asked").is_none(), "it ended before it was interrupted");
+        std::thread::yield_now();
+    }
+    let sent = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(sent.expect("kill is there").success());
+    let output = child.wait_with_output().expect("it ends");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(130), "{errors}");
+    assert!(errors.contains("What was fetched is kept: run the same command again to go on."), "{errors}");
+    mirror.take_log();
+    mirror.faults(|_, _| Fault::None);
+    bundle.ok(&pull(&mirror, &["--allow-network"]));
+    assert!(mirror.take_log().iter().any(|(name, at, _)| name == EXTRA && *at == CHUNK as u64));
+}
