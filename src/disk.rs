@@ -185,6 +185,23 @@ pub fn read_at(mut file: &File, path: &Path, offset: u64, buffer: &mut [u8]) -> 
     read.map_err(|e| DiskError::new("read", path, e))
 }
 
+/// Writes `bytes` at `offset` of the open `file`, whose `path` is for errors.
+///
+/// # Errors
+/// What writing can meet.
+pub fn write_at(mut file: &File, path: &Path, offset: u64, bytes: &[u8]) -> Result<(), DiskError> {
+    let written = file.seek(SeekFrom::Start(offset)).and_then(|_| file.write_all(bytes));
+    written.map_err(|e| DiskError::new("write", path, e))
+}
+
+/// Makes what was written to the open `file` durable.
+///
+/// # Errors
+/// What syncing can meet.
+pub fn sync(file: &File, path: &Path) -> Result<(), DiskError> {
+    file.sync_all().map_err(|e| DiskError::new("write", path, e))
+}
+
 /// The size of the regular file at `path` in bytes, or `None` where there is nothing.
 ///
 /// # Errors

@@ -18,6 +18,7 @@ pub mod manifest;
 // ── floor 1 · the machine
 pub mod disk;
 pub mod verified;
+pub mod hub;
 pub mod host;
 pub mod bundle;
 pub mod identity;

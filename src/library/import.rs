@@ -63,6 +63,27 @@ impl ImportPlan {
         self.bytes().saturating_add(sidecars).saturating_add(clusters)
     }
 
+    /// Whether weights have to be laid out anew.
+    pub(super) fn is_resharded(&self) -> bool {
+        matches!(self.prepared.content, Content::Files(FilesSource { resharded: Some(_), .. }))
+    }
+
+    /// The index to be written, where the source's own isn't right.
+    pub(super) fn index(&self) -> Option<&str> {
+        match &self.prepared.content {
+            Content::Files(content) => content.index.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// The text of the Modelfile: the folder's own, or one that only names the model.
+    pub(super) fn modelfile_in(&self, folder: &Path) -> Result<Vec<u8>, LibraryError> {
+        if self.prepared.has_modelfile {
+            return Ok(disk::read(&folder.join("Modelfile"), super::MODELFILE_BYTES_MAX)?);
+        }
+        Ok(default_modelfile(&self.prepared.description).into_bytes())
+    }
+
     /// Says where the model comes from better than its source does; `None` leaves that as it is.
     pub fn with_provenance(mut self, source: Option<&str>, revision: Option<&str>, licence: Option<&str>) -> Self {
         let description = &mut self.prepared.description;
@@ -257,7 +278,7 @@ fn compare(own: &Description, written: &[Entry], content: &Content, source: &Pat
 }
 
 /// Checks that what was written is a model: a configuration, a tokenizer, and weights whose headers are right.
-fn check_written(folder: &Path, entries: &[Entry]) -> Result<(), LibraryError> {
+pub(super) fn check_written(folder: &Path, entries: &[Entry]) -> Result<(), LibraryError> {
     let has = |name: &str| entries.iter().any(|entry| entry.path == name);
     for name in ["config.json", "tokenizer.json"] {
         if !has(name) {

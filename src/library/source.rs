@@ -203,7 +203,7 @@ fn cached_snapshot(source: &Path) -> Result<Option<Cached>, LibraryError> {
 }
 
 /// Whether a file is part of a model, going by its name.
-fn is_wanted(name: &str) -> bool {
+pub(super) fn is_wanted(name: &str) -> bool {
     matches!(
         name,
         "config.json" | "generation_config.json" | "special_tokens_map.json" | "README.md" | "Modelfile" | "NOTICE"
@@ -213,7 +213,7 @@ fn is_wanted(name: &str) -> bool {
         || name.starts_with("LICENCE")
 }
 
-fn is_weights(name: &str) -> bool {
+pub(super) fn is_weights(name: &str) -> bool {
     name.starts_with("model") && name.ends_with(".safetensors")
 }
 
