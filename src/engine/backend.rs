@@ -108,6 +108,8 @@ pub struct Attention {
 
 /// Tensor operations over weights of the backend's own layout. Activations are `[tokens, width]`, float32 in meaning.
 pub trait Backend: Sized {
+    /// Whether several tokens at once give bit for bit what one after another gives.
+    const IS_EXACT_IN_BATCHES: bool;
     /// Activations.
     type Tensor;
     /// A matrix `[rows, columns]`, quantised or not, with its bias where it has one.

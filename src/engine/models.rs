@@ -220,6 +220,20 @@ impl Model {
         self.runner.forward_all(tokens)
     }
 
+    /// Appends a few `tokens` and gives the logits after each of them, `[tokens, vocabulary]`, computed in one go.
+    ///
+    /// # Errors
+    /// As [`Self::forward`].
+    pub fn forward_each(&mut self, tokens: &[u32], cancelled: &dyn Fn() -> bool) -> Result<Vec<f32>, ForwardError> {
+        self.check(tokens)?;
+        self.runner.forward_each(tokens, cancelled)
+    }
+
+    /// Whether several tokens at once give bit for bit what one after another gives.
+    pub fn is_exact_in_batches(&self) -> bool {
+        self.runner.is_exact_in_batches()
+    }
+
     /// What the cache holds, layer by layer.
     ///
     /// # Errors

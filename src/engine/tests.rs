@@ -305,3 +305,43 @@ fn conversations_share_their_opening() {
     assert!(again.take_up(&state));
     assert_eq!(answer(&mut again, &talk("Other words")).0.usage.cached_tokens, opening.len());
 }
+
+/// Whatever is drafted, an answer is what it would have been: sampled or not, cut by a stop string or a limit.
+#[test]
+fn drafts_change_no_answer() {
+    // Every byte leads to the next, so a text that repeats itself is drafted rightly; the prompt's own repetitions wrongly.
+    let table: Vec<(u32, u32)> =
+        saying("abcdefghij").into_iter().map(|(from, to)| (from, if to == IM_END { 97 } else { to })).collect();
+    let prompt = "abcdefghij abcdxyz abcdxyz ";
+    let mut drafted = 0;
+    for (temperature, seed) in [(0.0, 1), (0.8, 1), (0.8, 2), (1.5, 3)] {
+        for (stop, num_predict, num_ctx) in
+            [("", 60, 512), ("ghijabc", 200, 512), ("", 500, 90), ("", 1, 512), ("", 2, 512)]
+        {
+            let sampling = Sampling {
+                temperature,
+                seed: Some(seed),
+                num_predict: Some(num_predict),
+                stop: if stop.is_empty() { Vec::new() } else { vec![stop.into()] },
+                ..Sampling::default()
+            };
+            let asked = Request { sampling, ..asking(prompt) };
+            let (_one, mut plain) = engine(CHATML, &table, num_ctx);
+            let (_other, mut drafting) = engine(CHATML, &table, num_ctx);
+            let expected = answer(&mut plain, &Request { speculates: Some(false), ..asked.clone() });
+            let found = answer(&mut drafting, &asked);
+            let what = format!("{temperature} {stop:?} {num_predict} {num_ctx}");
+            assert_eq!((&found.0.text, found.0.finish_reason), (&expected.0.text, expected.0.finish_reason), "{what}");
+            let text = |pieces: &[Piece]| pieces.iter().map(|piece| format!("{piece:?}")).collect::<String>();
+            assert_eq!(text(&found.1), text(&expected.1), "{what}");
+            assert_eq!(drafting.cached, plain.cached, "{what}");
+            assert_eq!(drafting.model.len(), drafting.cached.len(), "{what}");
+            assert_eq!(expected.0.usage.drafted_tokens, 0);
+            drafted += found.0.usage.accepted_tokens;
+            // And the next turn goes on from there alike.
+            let next = asking("something else");
+            assert_eq!(answer(&mut drafting, &next).0.text, answer(&mut plain, &next).0.text, "{what}");
+        }
+    }
+    assert!(drafted > 200, "{drafted}");
+}

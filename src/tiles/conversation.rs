@@ -293,8 +293,12 @@ pub(crate) fn statistics(completion: &Completion) -> String {
     let seconds = timing.first_token_ms as f64 / 1000.0;
     let cached =
         if usage.cached_tokens > 0 { format!(", {} from the cache", usage.cached_tokens) } else { String::new() };
+    let drafted = match usage.drafted_tokens {
+        0 => String::new(),
+        drafted => format!(" · {} of {drafted} drafted tokens taken", usage.accepted_tokens),
+    };
     format!(
-        "{:.1} tok/s · {} tokens · {seconds:.2} s to first token · prompt {} tokens{cached} · seed {}",
+        "{:.1} tok/s · {} tokens · {seconds:.2} s to first token · prompt {} tokens{cached}{drafted} · seed {}",
         timing.decode_tokens_per_s, usage.output_tokens, usage.input_tokens, completion.seed
     )
 }

@@ -125,6 +125,31 @@ fn tiny_models_compute_what_mlx_lm_computes() {
     }
 }
 
+/// Drafts are verified several at once: that must not change a single bit.
+#[test]
+fn several_tokens_at_once_are_what_one_after_another_is() {
+    for (_, folder) in tiny() {
+        let prompt = tokens(&read(&folder.join("golden.json"))["prompt"]);
+        for options in [cpu(Activations::Int16, true), cpu(Activations::Int16, false), cpu(Activations::Float32, true)]
+        {
+            let (mut one, mut several) = (load(&folder, &options), load(&folder, &options));
+            assert!(one.is_exact_in_batches());
+            forward(&mut one, &prompt[..7]);
+            forward(&mut several, &prompt[..7]);
+            for (from, to) in [(7, 9), (9, 10), (10, 13), (13, 17), (17, 22), (22, 28), (28, 35), (32, 40)] {
+                // A draft of which some were wrong was in between.
+                several.truncate(from);
+                one.truncate(from);
+                let found = several.forward_each(&prompt[from..to], &|| false).expect("the tokens are the model's");
+                let alone: Vec<f32> = prompt[from..to].iter().flat_map(|token| forward(&mut one, &[*token])).collect();
+                let what = format!("{} {:?}, {from}..{to}", folder.display(), options.activations);
+                assert!(found.iter().zip(&alone).all(|(a, b)| a.to_bits() == b.to_bits()), "{what}");
+                assert_eq!(found.len(), alone.len(), "{what}");
+            }
+        }
+    }
+}
+
 #[test]
 fn the_default_model_answers_what_mlx_lm_answers() {
     let golden = read(&vectors().join("smollm2.json"));

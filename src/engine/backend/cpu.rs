@@ -250,6 +250,7 @@ impl Rope {
 }
 
 impl Backend for Cpu {
+    const IS_EXACT_IN_BATCHES: bool = true;
     type Tensor = Tensor;
     type Linear = Linear;
     type Vector = Vec<f32>;

@@ -170,6 +170,8 @@ impl Linear {
 }
 
 impl Backend for Mlx {
+    /// Its kernels for one token sum in another order than those for several.
+    const IS_EXACT_IN_BATCHES: bool = false;
     type Tensor = Tensor;
     type Linear = Linear;
     type Vector = Array;

@@ -20,6 +20,10 @@ pub(super) trait Run {
     fn forward(&mut self, tokens: &[u32], cancelled: &dyn Fn() -> bool) -> Result<Vec<f32>, ForwardError>;
     /// See [`super::Model::forward_all`].
     fn forward_all(&mut self, tokens: &[u32]) -> Result<Vec<f32>, ForwardError>;
+    /// See [`super::Model::forward_each`].
+    fn forward_each(&mut self, tokens: &[u32], cancelled: &dyn Fn() -> bool) -> Result<Vec<f32>, ForwardError>;
+    /// See [`super::Model::is_exact_in_batches`].
+    fn is_exact_in_batches(&self) -> bool;
     /// What the caches hold.
     fn snapshot(&self) -> Result<Vec<LayerState>, BackendError>;
     /// Puts back what [`Self::snapshot`] took; says whether it fits. Where it doesn't, the caches are empty.
@@ -108,6 +112,22 @@ impl<B: Backend + 'static> Run for Runner<B> {
     fn forward_all(&mut self, tokens: &[u32]) -> Result<Vec<f32>, ForwardError> {
         let before = self.len;
         self.all_logits(tokens).inspect_err(|error| self.undo(before, error))
+    }
+
+    fn forward_each(&mut self, tokens: &[u32], cancelled: &dyn Fn() -> bool) -> Result<Vec<f32>, ForwardError> {
+        let before = self.len;
+        let computed = match self.block(tokens, cancelled) {
+            Ok(states) => {
+                let logits = self.architecture.logits(&self.backend, &states);
+                self.backend.to_floats(logits).map_err(ForwardError::from)
+            }
+            Err(error) => Err(error),
+        };
+        computed.inspect_err(|error| self.undo(before, error))
+    }
+
+    fn is_exact_in_batches(&self) -> bool {
+        B::IS_EXACT_IN_BATCHES
     }
 
     fn snapshot(&self) -> Result<Vec<LayerState>, BackendError> {

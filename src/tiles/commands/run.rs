@@ -187,6 +187,8 @@ fn answer_json(completion: &Completion, chat: &ChatSession) -> serde_json::Value
             "input_tokens": usage.input_tokens,
             "cached_tokens": usage.cached_tokens,
             "output_tokens": usage.output_tokens,
+            "drafted_tokens": usage.drafted_tokens,
+            "accepted_tokens": usage.accepted_tokens,
         },
         "timing": {
             "load_ms": timing.load_ms,

@@ -387,7 +387,16 @@ unsafe fn integer<S: Simd, C: Codes, P: Parts>(task: &BlockTask<'_>, out: &mut B
             integer_tokens::<S, C, P, 4, 1>(task, 0, out);
             return integer_tokens::<S, C, P, 4, 1>(task, 4, out);
         }
-        for token in 0..task.tokens {
+        let mut token = 0;
+        while task.tokens - token >= 4 {
+            integer_tokens::<S, C, P, 4, 1>(task, token, out);
+            token += 4;
+        }
+        if task.tokens - token >= 2 {
+            integer_tokens::<S, C, P, 2, 2>(task, token, out);
+            token += 2;
+        }
+        if task.tokens > token {
             integer_tokens::<S, C, P, 1, 4>(task, token, out);
         }
     }
@@ -455,8 +464,9 @@ unsafe fn dense<S: Simd, P: Parts>(task: &BlockTask<'_>, out: &mut BlockOut) {
         if task.tokens == TOKENS_MAX {
             return dense_tokens::<S, P, TOKENS_MAX, 1>(task, 0, out);
         }
+        // One chain a token, as for eight: the same sums bit by bit however many tokens come at once.
         for token in 0..task.tokens {
-            dense_tokens::<S, P, 1, 4>(task, token, out);
+            dense_tokens::<S, P, 1, 1>(task, token, out);
         }
     }
 }
