@@ -269,11 +269,17 @@ impl Checkpoint {
         for shard in &self.shards {
             let mut rows = RowCutter::new(&self.tensors, &shard.tensors);
             std::thread::scope(|scope| {
-                // Two chunks wait at most: memory stays bounded, and neither side waits long for the other.
+                // Two buffers go round: one is read into while the other is taken. Freed and allocated anew, they would
+                // stay in the allocator's hands: 12 MB of 138 at the peak of the default model.
                 let (sender, receiver) = mpsc::sync_channel(1);
+                let (empty_sender, empties) = mpsc::channel::<Vec<u8>>();
+                for _ in 0..2 {
+                    let _ = empty_sender.send(Vec::new());
+                }
                 scope.spawn(move || {
                     for chunk_idx in 0..shard.file.chunk_count() {
-                        let mut chunk = vec![0; shard.file.chunk_len(chunk_idx)];
+                        let Ok(mut chunk) = empties.recv() else { return };
+                        chunk.resize(shard.file.chunk_len(chunk_idx), 0);
                         let read = shard.file.read_chunk(chunk_idx, &mut chunk).map(|()| chunk);
                         let failed = read.is_err();
                         if sender.send(read).is_err() || failed {
@@ -288,6 +294,8 @@ impl Checkpoint {
                     if progress(LoadProgress { bytes_read, bytes_total }).is_break() {
                         return Err(CheckpointError::Cancelled);
                     }
+                    // After the last chunk nobody takes it back.
+                    let _ = empty_sender.send(chunk);
                 }
                 Ok(())
             })?;
