@@ -237,11 +237,7 @@ impl Engine {
         };
         let model = Model::load(folder, &options.load, progress)?;
         let config = model.config();
-        let origin = folder.fingerprint().map(|weights| {
-            // Another version of the kernels rounds otherwise.
-            let made_by = format!("{} {} {:?}", env!("CARGO_PKG_VERSION"), model.engine(), options.load.activations);
-            Sha256Digest::of(&[&weights.0[..], made_by.as_bytes()].concat())
-        });
+        let origin = origin(folder, &options.load, model.engine());
         let source = template.as_ref().map_or("", ChatTemplate::source);
         let tokenizer = Tokenizer::load(folder, source, config.vocab_size)?;
         let num_ctx = match options.load.num_ctx {
@@ -448,6 +444,17 @@ impl Engine {
         };
         Constraint::new(self.vocabulary.insert(vocabulary), grammar)
     }
+}
+
+/// What a state of these weights belongs to; `None` where nothing vouches for them, or for what an adapter adds to them.
+fn origin(folder: &VerifiedFolder, load: &LoadOptions, engine: &str) -> Option<Sha256Digest> {
+    // Another version of the kernels rounds otherwise.
+    let made_by = format!("{} {engine} {:?}", env!("CARGO_PKG_VERSION"), load.activations);
+    let mut origin = [&folder.fingerprint()?.0[..], made_by.as_bytes()].concat();
+    if let Some(adapter) = &load.adapter {
+        origin.extend(adapter.fingerprint()?.0);
+    }
+    Some(Sha256Digest::of(&origin))
 }
 
 fn milliseconds(start: Instant) -> u64 {

@@ -16,6 +16,7 @@ use crate::manifest::Entry;
 use crate::model_folder::{ModelFolderError, ProgressSink, SHARD_BYTES_MAX};
 use crate::verified::{IntegrityError, VerifiedFolder};
 
+mod adapter;
 pub mod added;
 pub mod archive;
 pub mod available;

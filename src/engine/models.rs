@@ -22,7 +22,7 @@ mod gemma3;
 mod gpt_oss;
 mod runner;
 
-pub use crate::engine::checkpoint::{LoadProgress, ModelConfig};
+pub use crate::engine::checkpoint::{AdapterFiles, LoadProgress, ModelConfig};
 
 use self::runner::{Run, Runner};
 
@@ -46,6 +46,8 @@ pub struct LoadOptions {
     pub activations: Activations,
     /// Whether vector instructions are used; off only to test them.
     pub simd: bool,
+    /// What is added to the model's matrices.
+    pub adapter: Option<AdapterFiles>,
 }
 
 impl Default for LoadOptions {
@@ -57,6 +59,7 @@ impl Default for LoadOptions {
             threads: None,
             activations: Activations::default(),
             simd: true,
+            adapter: None,
         }
     }
 }
@@ -126,7 +129,7 @@ impl Model {
         options: &LoadOptions,
         progress: &mut dyn FnMut(LoadProgress) -> ControlFlow<()>,
     ) -> Result<Self, CheckpointError> {
-        let checkpoint = Checkpoint::open(folder)?;
+        let checkpoint = Checkpoint::open(folder, options.adapter.as_ref())?;
         let (kind, _) = options.backend.resolve().map_err(device)?;
         let runner: Box<dyn Run> = match kind {
             BackendKind::Cpu => {
@@ -159,7 +162,7 @@ impl Model {
     /// # Errors
     /// As [`Self::load`], as far as the headers tell.
     pub fn memory_bytes(folder: &VerifiedFolder, options: &LoadOptions) -> Result<u64, CheckpointError> {
-        let checkpoint = Checkpoint::open(folder)?;
+        let checkpoint = Checkpoint::open(folder, options.adapter.as_ref())?;
         let config = checkpoint.config();
         // 16 bits an element, but for the oracle.
         let element = if options.activations == Activations::Float32 { 4 } else { 2 };

@@ -1,5 +1,6 @@
 //! The loop, over a checkpoint whose answers are scripted.
 
+use super::models::AdapterFiles;
 use super::test_model::{self, CHATML, IM_END, THINK, THINK_END, saying};
 use super::*;
 use crate::message::Role;
@@ -230,7 +231,13 @@ fn what_is_wrong_is_said() {
 
 /// An engine whose weights are vouched for, as those of a bundle are.
 fn vouched(seed: u8) -> (TestFolder, Engine) {
+    vouched_with(seed, &|_| None)
+}
+
+/// The same with the adapter that `adapter` takes from its folder, in which there is one.
+fn vouched_with(seed: u8, adapter: &dyn Fn(&VerifiedFolder) -> Option<AdapterFiles>) -> (TestFolder, Engine) {
     let (folder, verified) = test_model::folder(CHATML, &saying("ok"));
+    test_model::write_adapter(folder.path());
     std::fs::write(folder.path().join("note"), [seed]).expect("target can be written");
     let entries = verified.names().expect("it can be listed").into_iter().map(|name| {
         let bytes = std::fs::read(folder.path().join(&name)).expect("it is there");
@@ -243,8 +250,29 @@ fn vouched(seed: u8) -> (TestFolder, Engine) {
         }
     });
     let verified = VerifiedFolder::listed(folder.path(), entries);
-    let engine = Engine::load(&verified, &options(512), &mut |_| ControlFlow::Continue(()));
+    let mut options = options(512);
+    options.load.adapter = adapter(&verified);
+    let engine = Engine::load(&verified, &options, &mut |_| ControlFlow::Continue(()));
     (folder, engine.expect("it loads"))
+}
+
+/// An adapter changes what keys and values are.
+#[test]
+fn a_state_belongs_to_the_adapter_too() {
+    let listed = |path: &'static str| move |folder: &VerifiedFolder| Some(AdapterFiles::new(folder.clone(), path));
+    let (_plain, plain) = vouched(1);
+    let (_adapted, mut adapted) = vouched_with(1, &listed("adapters.safetensors"));
+    let (_same, mut same) = vouched_with(1, &listed("./adapters.safetensors"));
+    assert!(plain.origin().is_some() && adapted.origin().is_some());
+    assert_ne!(plain.origin(), adapted.origin());
+    answer(&mut adapted, &asking("one two"));
+    let state = adapted.state(&asking("one two")).expect("it renders").expect("it holds something");
+    let (_fresh, mut fresh) = vouched(1);
+    assert!(!fresh.take_up(&state), "without the adapter");
+    assert!(same.take_up(&state));
+    let unlisted = |folder: &VerifiedFolder| Some(AdapterFiles::new(VerifiedFolder::unlisted(folder.path()), ""));
+    let (_unvouched, unvouched) = vouched_with(1, &unlisted);
+    assert_eq!(unvouched.origin(), None, "nothing vouches for the adapter");
 }
 
 #[test]

@@ -215,7 +215,15 @@ fn copy_files(content: &FilesSource, writer: &mut ModelFolderWriter) -> Result<(
     if let Some(index) = &content.index {
         writer.write_file(INDEX_NAME, index.as_bytes())?;
     }
+    if let Some(modelfile) = &content.modelfile {
+        writer.write_file("Modelfile", modelfile)?;
+    }
     let mut piece = vec![0; PIECE_BYTES];
+    for other in &content.others {
+        writer.begin(&other.name)?;
+        let (file, size) = disk::open(&other.path)?;
+        copy(size, &mut piece, writer, |at, piece| Ok(disk::read_at(&file, &other.path, at, piece)?))?;
+    }
     let Some((_, shards)) = &content.resharded else {
         for weights in &content.weights {
             writer.begin(&weights.name)?;
@@ -256,8 +264,10 @@ fn copy(
 /// Compares what was written with what the source's own `model.toml` promises.
 fn compare(own: &Description, written: &[Entry], content: &Content, source: &Path) -> Result<(), LibraryError> {
     let is_resharded = matches!(content, Content::Files(FilesSource { resharded: Some(_), .. }));
+    let has_new_modelfile = matches!(content, Content::Files(FilesSource { modelfile: Some(_), .. }));
     for expected in &own.files {
-        let is_remade = is_resharded && (expected.path.ends_with(".safetensors") || expected.path == INDEX_NAME);
+        let is_remade = is_resharded && (expected.path.ends_with(".safetensors") || expected.path == INDEX_NAME)
+            || has_new_modelfile && expected.path == "Modelfile";
         match written.iter().find(|entry| entry.path == expected.path) {
             Some(entry) if entry.sha256 == expected.sha256 => {}
             _ if is_remade => {}

@@ -1,5 +1,6 @@
 //! The integration tests, in one binary: each module is one promise of the program.
 
+mod adapter;
 mod commands;
 mod corpora;
 mod damage;

@@ -5,6 +5,7 @@
 use std::cell::RefCell;
 use std::ops::{ControlFlow, Range};
 
+use self::adapter::LowRank;
 use self::cache::Floats;
 use self::kernels::{BlockOut, BlockTask, HeadTask, Kernels, TOKENS_MAX};
 use self::matrix::{Form, MXFP4_GROUP, Matrix};
@@ -15,6 +16,7 @@ use crate::engine::prefix::LayerState;
 
 mod simd;
 mod kernels;
+mod adapter;
 mod matrix;
 mod pool;
 pub(crate) mod cache;
@@ -50,11 +52,12 @@ pub struct Tensor {
     values: Vec<f32>,
 }
 
-/// A matrix with its bias where it has one.
+/// A matrix with its bias where it has one, and what an adapter adds.
 #[derive(Debug)]
 pub struct Linear {
     matrix: Matrix,
     bias: Option<Vec<f32>>,
+    adapter: Option<LowRank>,
 }
 
 /// Cosine and sine for each position and pair of elements, made as far as positions were used.
@@ -275,7 +278,8 @@ impl Backend for Cpu {
         rows: usize,
         columns: usize,
     ) -> Result<Linear, CheckpointError> {
-        Ok(Linear { matrix: weights.take_matrix(name, rows, columns)?, bias: weights.take_bias(name, rows)? })
+        let matrix = weights.take_matrix(name, rows, columns)?;
+        Ok(Linear { matrix, bias: weights.take_bias(name, rows)?, adapter: weights.take_adapter(name) })
     }
 
     fn vector(&self, weights: &mut Weights, name: &str, len: usize) -> Result<Vec<f32>, CheckpointError> {
@@ -363,6 +367,9 @@ impl Backend for Cpu {
             }
         });
         for (out, linear) in out.iter_mut().zip(matrices) {
+            if let Some(adapter) = &linear.adapter {
+                self.adapt(x, adapter, out);
+            }
             let Some(bias) = &linear.bias else { continue };
             for row in out.values.chunks_exact_mut(bias.len()) {
                 row.iter_mut().zip(bias).for_each(|(value, bias)| *value += bias);

@@ -42,12 +42,20 @@ pub struct Tensor {
     head_dim: Option<usize>,
 }
 
-/// A matrix with its bias where it has one.
+/// A matrix with its bias where it has one, and what an adapter adds.
 pub struct Linear {
     matrix: Matrix,
     bias: Option<Array>,
+    adapter: Option<LowRank>,
     rows: usize,
     columns: usize,
+}
+
+/// The two matrices of an adapter for one matrix: A is `[columns, rank]`, B `[rank, rows]`.
+struct LowRank {
+    a: Array,
+    b: Array,
+    scale: f32,
 }
 
 enum Matrix {
@@ -151,13 +159,16 @@ impl Tensor {
 
 impl Linear {
     fn times(&self, x: &Array) -> Result<Array> {
-        match (&self.matrix, &self.bias) {
+        let product = match (&self.matrix, &self.bias) {
             (Matrix::Dense(matrix), None) => ops::matmul(x, matrix.transpose()?),
             // Rounded once, as in mlx-lm.
             (Matrix::Dense(matrix), Some(bias)) => ops::addmm(bias, x, matrix.transpose()?, 1.0, 1.0),
             (Matrix::Packed(packed), None) => raw::quantized_matmul(x, packed),
             (Matrix::Packed(packed), Some(bias)) => raw::quantized_matmul(x, packed)?.add(bias),
-        }
+        };
+        let (Some(LowRank { a, b, scale }), Ok(product)) = (&self.adapter, &product) else { return product };
+        let added = ops::matmul(ops::matmul(x, a)?, b)?;
+        product.add(added.multiply(scalar(*scale, &added)?)?.as_dtype(x.dtype())?)
     }
 
     fn rows_of(&self, tokens: &[u32]) -> Result<Array> {

@@ -61,7 +61,7 @@ fn write(folder: &Path, config: &str, weights: &[u8]) {
 fn open(weights: &[u8]) -> Result<Checkpoint, CheckpointError> {
     let folder = TestFolder::new();
     write(folder.path(), &config().to_string(), weights);
-    Checkpoint::open(&VerifiedFolder::unlisted(folder.path()))
+    Checkpoint::open(&VerifiedFolder::unlisted(folder.path()), None)
 }
 
 /// What loading a whole model says.
@@ -320,10 +320,10 @@ fn a_file_cut_anywhere_is_refused() {
     }
     open(&bytes).expect("nothing is missing");
     let folder = TestFolder::new();
-    let error = Checkpoint::open(&VerifiedFolder::unlisted(folder.path())).expect_err("it is empty");
+    let error = Checkpoint::open(&VerifiedFolder::unlisted(folder.path()), None).expect_err("it is empty");
     assert_eq!(error.to_string(), "the model has no `config.json`");
     std::fs::write(folder.path().join("config.json"), config().to_string()).expect("target can be written");
-    let error = Checkpoint::open(&VerifiedFolder::unlisted(folder.path())).expect_err("there are no weights");
+    let error = Checkpoint::open(&VerifiedFolder::unlisted(folder.path()), None).expect_err("there are no weights");
     assert_eq!(error.to_string(), "the model has no `model.safetensors`");
 }
 

@@ -55,7 +55,7 @@ fn matrix(noise: &mut Noise, rows: usize, columns: usize, form: Form, lanes: usi
         }
         Form::Dense(dtype) => matrix.set_floats(0, &stored(&noise.floats(rows * columns), dtype)),
     }
-    Linear { matrix, bias: None }
+    Linear { matrix, bias: None, adapter: None }
 }
 
 fn cpu(kernels: Kernels, threads: usize, activations: Activations) -> Cpu {

@@ -128,7 +128,7 @@ fn packed_matrices_compute_what_their_unpacked_rows_do() {
         let all = Array::from_iter(0..24_u32, &[24]);
         let packed = packed(mode, &[24]);
         let dense = packed.rows(&all).expect("the rows are there").as_dtype(Dtype::Float32).expect("floats");
-        let linear = |matrix| Linear { matrix, bias: None, rows: 24, columns: 64 };
+        let linear = |matrix| Linear { matrix, bias: None, adapter: None, rows: 24, columns: 64 };
         let [found, expected] =
             mlx.linears(&x, [&linear(Matrix::Packed(packed)), &linear(Matrix::Dense(dense))]).map(|x| mlx.to_floats(x));
         let expected = expected.expect("the shapes fit");
@@ -185,8 +185,8 @@ fn one_by_one(mlx: &Mlx, (x, scores): (&Tensor, &Tensor), (up, down): (&Experts,
                 biases: biases.as_ref().map(of),
             }),
         };
-        let up = Linear { matrix: matrix(up), bias: up.bias.as_ref().map(of), rows: 24, columns: 64 };
-        let down = Linear { matrix: matrix(down), bias: None, rows: 8, columns: 24 };
+        let up = Linear { matrix: matrix(up), bias: up.bias.as_ref().map(of), adapter: None, rows: 24, columns: 64 };
+        let down = Linear { matrix: matrix(down), bias: None, adapter: None, rows: 8, columns: 24 };
         let [inner] = mlx.linears(&rows(mlx, x, token, token + 1), [&up]);
         let [outer] = mlx.linears(&inner, [&down]);
         let outer = mlx.to_floats(outer).expect("the shapes fit");
@@ -229,6 +229,8 @@ fn half_precision_stays_half_precision() {
     let linear = Linear {
         matrix,
         bias: Some(half(&tensor(&mlx, 1, 32, 2).array.reshape(&[32]).expect("32"))),
+        // Adapters are mostly of float32.
+        adapter: Some(LowRank { a: tensor(&mlx, 64, 4, 3).array, b: tensor(&mlx, 4, 32, 4).array, scale: 0.5 }),
         rows: 32,
         columns: 64,
     };

@@ -39,7 +39,7 @@ fn half_precision_is_mlx_lms_half_precision() {
         let golden = golden(&folder);
         let what = folder.display();
         let prompt: Vec<u32> = serde_json::from_value(golden["prompt"].clone()).expect("tokens");
-        let checkpoint = Checkpoint::open(&VerifiedFolder::unlisted(&folder)).expect("it is whole");
+        let checkpoint = Checkpoint::open(&VerifiedFolder::unlisted(&folder), None).expect("it is whole");
         let loaded = Runner::load(Mlx::native(), String::new(), 256, &checkpoint, &mut |_| ControlFlow::Continue(()));
         let mut runner = loaded.expect("it is whole");
         let states = runner.block(&prompt, &|| false).expect("nobody cancels");
