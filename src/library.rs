@@ -342,6 +342,14 @@ impl Library {
         self.models.values().map(summary).collect()
     }
 
+    /// Whether `folder` lies among the models, and only the list of added ones, which is locked, could vouch for it.
+    ///
+    /// # Errors
+    /// What looking can meet.
+    pub fn may_list(&self, folder: &Path) -> Result<bool, LibraryError> {
+        Ok(self.key.is_none() && disk::canonical(folder)?.starts_with(disk::canonical(&self.models_folder)?))
+    }
+
     /// The model of that name.
     ///
     /// # Errors

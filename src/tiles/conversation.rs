@@ -14,7 +14,7 @@ use tilekit::engine::models::{AdapterFiles, LoadOptions, Model};
 use tilekit::engine::worker::{LoadState, Worker};
 use tilekit::engine::{Completion, Engine, EngineOptions, Grammar, Piece};
 use tilekit::host::Host;
-use tilekit::library::{Library, ModelEntry};
+use tilekit::library::{Library, LibraryError, ModelEntry};
 use tilekit::mir::Mir;
 use tilekit::modelfile::{MODELFILE_BYTES_MAX, Modelfile, Parsed, Source};
 use tilekit::sampling::{Effect, Parameters};
@@ -265,7 +265,8 @@ fn listed<'a>(library: &'a Library, folder: &Path) -> Result<Option<&'a ModelEnt
             return Ok(Some(model));
         }
     }
-    Ok(None)
+    // One that was added is used unverified by nobody who only didn't unlock the bundle yet.
+    if library.may_list(&folder)? { Err(LibraryError::Locked.into()) } else { Ok(None) }
 }
 
 fn not_imported(file: &Path) -> Failure {
