@@ -145,3 +145,21 @@ fn by_host(host: &Host, programs: &[String]) -> Result<BTreeMap<String, PathBuf>
 fn is_sealed(dest: &Path) -> bool {
     Bundle::<Found>::find(Some(dest), dest).is_ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_is_for_the_host_that_is_named_or_for_this_one() {
+        let host = Host::probe().expect("this machine answers");
+        let own = host.folder().expect("it is supported");
+        let other = HOST_FOLDERS.into_iter().find(|folder| *folder != own).expect("there are several");
+        let of = |programs: &[&str]| by_host(&host, &programs.iter().map(|text| (*text).into()).collect::<Vec<_>>());
+        let both = of(&["made/a=b", &format!("{other}=made/c=d")]).expect("one for each host");
+        let expected = [(own.to_owned(), "made/a=b".into()), (other.to_owned(), "made/c=d".into())];
+        assert_eq!(both, BTreeMap::from(expected));
+        let error = of(&["a", &format!("{own}=b")]).expect_err("two for one host");
+        assert_eq!((error.code, error.error.to_string()), (Code::Usage, format!("two programs are given for {own}")));
+    }
+}
