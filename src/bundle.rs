@@ -241,6 +241,11 @@ impl<State> Bundle<State> {
         self.data().join("models.toml")
     }
 
+    /// Where engine states are kept.
+    pub fn prefix_cache(&self) -> PathBuf {
+        self.data().join("cache")
+    }
+
     /// The folder of the logs.
     pub fn logs(&self) -> PathBuf {
         self.data().join("logs")

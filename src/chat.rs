@@ -117,6 +117,7 @@ impl ChatSession {
             think: self.setup.think,
             parser: self.setup.parser,
             grammar: self.setup.grammar.clone(),
+            speculates: None,
         }
     }
 

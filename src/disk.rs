@@ -185,6 +185,23 @@ pub fn read_at(mut file: &File, path: &Path, offset: u64, buffer: &mut [u8]) -> 
     read.map_err(|e| DiskError::new("read", path, e))
 }
 
+/// Writes `bytes` at `offset` of the open `file`, whose `path` is for errors.
+///
+/// # Errors
+/// What writing can meet.
+pub fn write_at(mut file: &File, path: &Path, offset: u64, bytes: &[u8]) -> Result<(), DiskError> {
+    let written = file.seek(SeekFrom::Start(offset)).and_then(|_| file.write_all(bytes));
+    written.map_err(|e| DiskError::new("write", path, e))
+}
+
+/// Makes what was written to the open `file` durable.
+///
+/// # Errors
+/// What syncing can meet.
+pub fn sync(file: &File, path: &Path) -> Result<(), DiskError> {
+    file.sync_all().map_err(|e| DiskError::new("write", path, e))
+}
+
 /// The size of the regular file at `path` in bytes, or `None` where there is nothing.
 ///
 /// # Errors
@@ -384,6 +401,25 @@ pub fn write(path: &Path, content: &[u8]) -> Result<(), DiskError> {
     let mut partial = PartialFile::create(path)?;
     partial.write(content)?;
     partial.finish()
+}
+
+/// Writes a file that can be made again: a `.partial` beside it, renamed, and left to the system to bring to the medium.
+///
+/// # Errors
+/// What writing can meet.
+pub fn write_lazily(path: &Path, content: &[u8]) -> Result<(), DiskError> {
+    let mut partial = PartialFile::create(path)?;
+    partial.write(content)?;
+    partial.file = None;
+    fs::rename(&partial.partial, path).map_err(|e| DiskError::new("write", path, e))
+}
+
+/// When the file at `path` was written last.
+///
+/// # Errors
+/// What looking can meet.
+pub fn modified(path: &Path) -> Result<std::time::SystemTime, DiskError> {
+    fs::metadata(path).and_then(|metadata| metadata.modified()).map_err(|e| DiskError::new("open", path, e))
 }
 
 /// A file that takes its name only when it is complete and on the medium. Dropped before that, it is removed.

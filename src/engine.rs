@@ -5,8 +5,9 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::digest::Sha256Digest;
 use crate::hint::Hint;
-use crate::message::Message;
+use crate::message::{Message, Role};
 use crate::modelfile::Form;
 use crate::sampling::Sampling;
 use crate::time::Clock;
@@ -14,6 +15,7 @@ use crate::verified::VerifiedFolder;
 
 pub mod gguf;
 pub mod checkpoint;
+pub mod prefix;
 pub mod backend;
 pub mod models;
 pub mod template;
@@ -26,7 +28,9 @@ pub mod prompt;
 pub mod sampler;
 pub mod stop;
 pub mod fit;
+pub mod lookup;
 mod output;
+mod generation;
 pub mod worker;
 #[cfg(test)]
 pub(crate) mod test_model;
@@ -40,9 +44,12 @@ pub use self::template::Think;
 
 use self::checkpoint::CheckpointError;
 use self::fit::Fitted;
+use self::generation::{Generation, Parts};
 use self::grammar::{Constraint, GrammarError, Vocabulary};
+use self::lookup::Lookup;
 use self::models::{ForwardError, LoadOptions, LoadProgress, Model};
 use self::output::{Format, Output};
+use self::prefix::PrefixState;
 use self::prompt::Setting;
 use self::sampler::{Sampler, SamplerError};
 use self::template::{ChatTemplate, TemplateError};
@@ -141,6 +148,8 @@ pub struct Request {
     pub parser: Form,
     /// What the answer must look like; `None` leaves it free.
     pub grammar: Option<Grammar>,
+    /// Whether tokens are drafted from what was said before, which changes no answer; `None` where it pays.
+    pub speculates: Option<bool>,
 }
 
 /// How many tokens an answer took.
@@ -152,6 +161,10 @@ pub struct Usage {
     pub cached_tokens: usize,
     /// The answer's, thoughts included; the token that ends the turn isn't counted.
     pub output_tokens: usize,
+    /// How many tokens were drafted from what was said before.
+    pub drafted_tokens: usize,
+    /// How many of them were what the model then said: so many computations were saved.
+    pub accepted_tokens: usize,
 }
 
 /// How long an answer took.
@@ -201,6 +214,8 @@ pub struct Engine {
     /// The tokens whose keys and values the model holds.
     cached: Vec<u32>,
     load_ms: u64,
+    /// Which weights these are and what computes; `None` where nothing vouches for the weights.
+    origin: Option<Sha256Digest>,
 }
 
 impl Engine {
@@ -222,6 +237,7 @@ impl Engine {
         };
         let model = Model::load(folder, &options.load, progress)?;
         let config = model.config();
+        let origin = origin(folder, &options.load, model.engine());
         let source = template.as_ref().map_or("", ChatTemplate::source);
         let tokenizer = Tokenizer::load(folder, source, config.vocab_size)?;
         let num_ctx = match options.load.num_ctx {
@@ -238,6 +254,7 @@ impl Engine {
             clock: Arc::clone(&options.clock),
             cached: Vec::new(),
             load_ms: milliseconds(start),
+            origin,
         })
     }
 
@@ -265,6 +282,58 @@ impl Engine {
     /// As [`Self::generate`].
     pub fn fit(&mut self, request: &Request) -> Result<Fit, EngineError> {
         Ok(self.prepare(request)?.0.fit)
+    }
+
+    /// The state after as much of this conversation as the engine holds, and of no other; `None` where that is nothing, or
+    /// nothing vouches for the weights.
+    ///
+    /// # Errors
+    /// As [`Self::generate`].
+    pub fn state(&mut self, conversation: &Request) -> Result<Option<PrefixState>, EngineError> {
+        let tokens = self.prepare(conversation)?.0.tokens;
+        let shared = self.cached.iter().zip(&tokens).take_while(|(a, b)| a == b).count();
+        let Some(origin) = self.origin.filter(|_| shared > 0 && self.model.len() == self.cached.len()) else {
+            return Ok(None);
+        };
+        let layers = self.model.snapshot().map_err(ForwardError::from)?;
+        let state = PrefixState { origin, tokens: self.cached.clone(), layers };
+        Ok(state.truncated(shared))
+    }
+
+    /// Takes up a state that [`Self::state`] gave, in place of what the engine holds, where it is of these weights and says
+    /// more. A foreign or stale one changes nothing.
+    pub fn take_up(&mut self, state: &PrefixState) -> bool {
+        let is_ours = self.origin == Some(state.origin) && state.tokens.len() > self.cached.len();
+        if !is_ours || state.tokens.iter().any(|token| *token as usize >= self.model.config().vocab_size) {
+            return false;
+        }
+        let fits = self.model.restore(&state.layers, state.tokens.len());
+        self.cached.clear();
+        if fits {
+            self.cached.extend_from_slice(&state.tokens);
+        }
+        fits
+    }
+
+    /// The tokens that every conversation begins with that has this request's instructions: those before its first message
+    /// of a person.
+    ///
+    /// # Errors
+    /// As [`Self::generate`].
+    pub fn opening(&mut self, request: &Request) -> Result<Vec<u32>, EngineError> {
+        let instructions = request.messages.iter().take_while(|message| message.role != Role::User).cloned();
+        let with = |text: &str| Request {
+            messages: instructions.clone().chain([Message::new(Role::User, text)]).collect(),
+            ..request.clone()
+        };
+        // What two conversations have in common that differ from the first character of the first message on.
+        let (one, other) = (self.prepare(&with("0"))?.0.tokens, self.prepare(&with("Ω"))?.0.tokens);
+        Ok(one.iter().zip(&other).take_while(|(a, b)| a == b).map(|(a, _)| *a).collect())
+    }
+
+    /// Which weights these are, by what vouches for them, and what computes.
+    pub fn origin(&self) -> Option<Sha256Digest> {
+        self.origin
     }
 
     /// Answers a request. `emit` takes each piece as soon as it is certain, and can end the answer.
@@ -302,18 +371,17 @@ impl Engine {
         // A rotated sliding window may not have gone back all the way.
         let cached_tokens = self.model.len();
         self.cached.truncate(cached_tokens);
-        let mut run = Run {
-            sampler: Sampler::new(&request.sampling, seed),
+        let tokens_max = request.sampling.num_predict.map_or(usize::MAX, |max| max as usize);
+        let mut run = Generation::new(
+            Sampler::new(&request.sampling, seed),
             constraint,
-            is_constrained: false,
-            masked: Vec::new(),
-            tokens_max: request.sampling.num_predict.map_or(usize::MAX, |max| max as usize),
-            num_ctx: fit.num_ctx,
-            start,
-            timing: Timing { load_ms: self.load_ms, ..Timing::default() },
-            output_tokens: 0,
-        };
-        let finished = self.run(&mut run, &mut output, &tokens[cached_tokens..], cancelled, emit);
+            Lookup::new(request.speculates.unwrap_or(true) && self.model.is_exact_in_batches()),
+            (tokens_max, fit.num_ctx),
+            (start, self.load_ms),
+        );
+        let Self { model, tokenizer, cached, eos, .. } = self;
+        let mut parts = Parts { model, tokenizer, cached, eos, output: &mut output, cancelled, emit: &mut *emit };
+        let finished = run.run(&mut parts, &tokens[cached_tokens..]);
         if finished.is_err() {
             // How far the model got is not known: the next request starts anew.
             self.model.truncate(0);
@@ -331,7 +399,13 @@ impl Engine {
             text,
             reasoning,
             finish_reason,
-            usage: Usage { input_tokens: tokens.len(), cached_tokens, output_tokens: run.output_tokens },
+            usage: Usage {
+                input_tokens: tokens.len(),
+                cached_tokens,
+                output_tokens: run.output_tokens,
+                drafted_tokens: run.lookup.drafted,
+                accepted_tokens: run.lookup.accepted,
+            },
             timing: run.timing,
             seed,
             dropped_messages: fit.dropped_messages,
@@ -370,113 +444,17 @@ impl Engine {
         };
         Constraint::new(self.vocabulary.insert(vocabulary), grammar)
     }
-
-    fn run(
-        &mut self,
-        run: &mut Run,
-        output: &mut Output,
-        new_tokens: &[u32],
-        cancelled: &dyn Fn() -> bool,
-        emit: &mut dyn FnMut(Piece) -> ControlFlow<()>,
-    ) -> Result<FinishReason, EngineError> {
-        if run.tokens_max == 0 {
-            return Ok(FinishReason::Length);
-        }
-        let Self { model, tokenizer, cached, eos, .. } = self;
-        let mut next = new_tokens.to_vec();
-        let mut decode_start = run.start;
-        loop {
-            let forward_start = Instant::now();
-            let logits = match model.forward(&next, cancelled) {
-                Ok(logits) => logits,
-                Err(ForwardError::Cancelled) => {
-                    model.truncate(cached.len());
-                    return Ok(FinishReason::Cancelled);
-                }
-                Err(error) => return Err(error.into()),
-            };
-            cached.extend_from_slice(&next);
-            let tag = output.thought_tag().and_then(|tag| tokenizer.control().iter().find(|token| token.text == tag));
-            let token = run.choose(logits, cached, output.is_answering(), tag.map(|tag| tag.id))?;
-            if run.output_tokens == 0 {
-                run.timing.first_token_ms = milliseconds(run.start);
-                run.timing.prompt_tokens_per_s = rate(next.len(), forward_start);
-                decode_start = Instant::now();
-            } else {
-                run.timing.decode_tokens_per_s = rate(run.output_tokens, decode_start);
-            }
-            if eos.contains(&token) || tokenizer.ends_turn(token) {
-                return Ok(FinishReason::Stop);
-            }
-            run.output_tokens += 1;
-            let is_complete = run.take(token)?;
-            for piece in output.push(tokenizer, token)? {
-                if emit(piece).is_break() {
-                    return Ok(FinishReason::Cancelled);
-                }
-            }
-            if is_complete || output.is_stopped() {
-                return Ok(FinishReason::Stop);
-            }
-            if run.output_tokens >= run.tokens_max || cached.len() >= run.num_ctx {
-                return Ok(FinishReason::Length);
-            }
-            if cancelled() {
-                return Ok(FinishReason::Cancelled);
-            }
-            next.clear();
-            next.push(token);
-        }
-    }
 }
 
-/// The state of one answer, apart from its text.
-struct Run {
-    sampler: Sampler,
-    constraint: Option<Constraint>,
-    /// Whether the last token was chosen under the constraint.
-    is_constrained: bool,
-    /// The logits under the constraint; kept between tokens to allocate once.
-    masked: Vec<f32>,
-    tokens_max: usize,
-    num_ctx: usize,
-    start: Instant,
-    timing: Timing,
-    output_tokens: usize,
-}
-
-impl Run {
-    /// Chooses the next token, held to the grammar where it belongs to the answer. `or` may come all the same: it begins a
-    /// thought, which no grammar holds.
-    fn choose(
-        &mut self,
-        logits: &[f32],
-        history: &[u32],
-        is_answering: bool,
-        or: Option<u32>,
-    ) -> Result<u32, EngineError> {
-        let Some(constraint) = self.constraint.as_mut().filter(|_| is_answering) else {
-            self.is_constrained = false;
-            return Ok(self.sampler.choose(logits, history)?);
-        };
-        self.masked.clear();
-        self.masked.extend_from_slice(logits);
-        constraint.mask(&mut self.masked)?;
-        if let Some(or) = or.map(|or| or as usize).filter(|or| *or < logits.len()) {
-            self.masked[or] = logits[or];
-        }
-        let token = self.sampler.choose(&self.masked, history)?;
-        self.is_constrained = or != Some(token);
-        Ok(token)
+/// What a state of these weights belongs to; `None` where nothing vouches for them, or for what an adapter adds to them.
+fn origin(folder: &VerifiedFolder, load: &LoadOptions, engine: &str) -> Option<Sha256Digest> {
+    // Another version of the kernels rounds otherwise.
+    let made_by = format!("{} {engine} {:?}", env!("CARGO_PKG_VERSION"), load.activations);
+    let mut origin = [&folder.fingerprint()?.0[..], made_by.as_bytes()].concat();
+    if let Some(adapter) = &load.adapter {
+        origin.extend(adapter.fingerprint()?.0);
     }
-
-    /// Takes the token into the grammar; says whether the answer is complete.
-    fn take(&mut self, token: u32) -> Result<bool, GrammarError> {
-        match &mut self.constraint {
-            Some(constraint) if self.is_constrained => constraint.take(token),
-            _ => Ok(false),
-        }
-    }
+    Some(Sha256Digest::of(&origin))
 }
 
 fn milliseconds(start: Instant) -> u64 {

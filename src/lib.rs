@@ -18,6 +18,7 @@ pub mod manifest;
 // ── floor 1 · the machine
 pub mod disk;
 pub mod verified;
+pub mod hub;
 pub mod host;
 pub mod bundle;
 pub mod identity;
@@ -27,6 +28,7 @@ pub mod model_folder;
 // ── floor 2 · the engine: messages in, text out; synchronous
 pub mod engine;
 pub mod library;
+pub mod prefix_cache;
 
 // ── floor 3 · services
 pub mod chat;

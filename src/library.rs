@@ -11,16 +11,20 @@ use zeroize::Zeroizing;
 use crate::disk::{self, DiskError};
 use crate::engine::gguf::GgufError;
 use crate::hint::Hint;
+use crate::hub::HubError;
 use crate::manifest::Entry;
 use crate::model_folder::{ModelFolderError, ProgressSink, SHARD_BYTES_MAX};
 use crate::verified::{IntegrityError, VerifiedFolder};
 
+mod adapter;
 pub mod added;
 pub mod archive;
+pub mod available;
 mod checkpoint;
 pub mod description;
 pub mod import;
 mod name;
+pub mod pull;
 mod source;
 pub mod verification;
 
@@ -103,6 +107,15 @@ pub enum LibraryError {
         /// How much there is.
         free_bytes: u64,
     },
+    /// The network or the server doesn't do what was asked.
+    #[error(transparent)]
+    Hub(#[from] HubError),
+    /// A file that was fetched isn't the one that the Hub's listing promises.
+    #[error("`{name}` is not what was promised: its digest is wrong, so it doesn't count")]
+    Pulled {
+        /// Which file.
+        name: String,
+    },
     /// A GGUF file can't be converted.
     #[error(transparent)]
     Gguf(#[from] GgufError),
@@ -118,7 +131,12 @@ impl LibraryError {
 
     /// Whether it was stopped by whoever takes the progress.
     pub fn is_stopped(&self) -> bool {
-        matches!(self, Self::Write(ModelFolderError::Stopped) | Self::Gguf(GgufError::Write(ModelFolderError::Stopped)))
+        matches!(
+            self,
+            Self::Hub(HubError::Stopped)
+                | Self::Write(ModelFolderError::Stopped)
+                | Self::Gguf(GgufError::Write(ModelFolderError::Stopped))
+        )
     }
 }
 
@@ -128,6 +146,8 @@ impl Hint for LibraryError {
             Self::Disk(error) => return error.hint(),
             Self::Integrity(error) => return error.hint(),
             Self::Gguf(error) => return error.hint(),
+            Self::Hub(error) => return error.hint(),
+            Self::Pulled { .. } => "run the same command again: only what is wrong is fetched again".into(),
             Self::Write(error) => return error.hint(),
             Self::Added(AddedError::Disk(error)) => return error.hint(),
             Self::Added(_) => "restore `models.toml` from a backup, or remove it and import the models again".into(),
@@ -320,6 +340,14 @@ impl Library {
             }
         };
         self.models.values().map(summary).collect()
+    }
+
+    /// Whether `folder` lies among the models, and only the list of added ones, which is locked, could vouch for it.
+    ///
+    /// # Errors
+    /// What looking can meet.
+    pub fn may_list(&self, folder: &Path) -> Result<bool, LibraryError> {
+        Ok(self.key.is_none() && disk::canonical(folder)?.starts_with(disk::canonical(&self.models_folder)?))
     }
 
     /// The model of that name.

@@ -21,6 +21,8 @@ pub const SHARD_BYTES_MAX: u64 = 2 * 1024 * 1024 * 1024;
 pub enum Step {
     /// The source is looked through.
     Examining,
+    /// Files come over the network.
+    Downloading,
     /// Files are written.
     Writing,
     /// What was written is read back and verified, or an installed model is.

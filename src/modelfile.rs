@@ -184,6 +184,11 @@ impl Modelfile {
         &self.from
     }
 
+    /// The path of a LoRA adapter: a folder or a `.safetensors` file, relative to the Modelfile unless it is absolute.
+    pub fn adapter(&self) -> Option<&str> {
+        self.last(Keyword::Adapter).map(|instruction| instruction.value.as_str())
+    }
+
     /// What the model is told before the talk.
     pub fn system(&self) -> Option<&str> {
         self.last(Keyword::System).map(|instruction| instruction.value.as_str())

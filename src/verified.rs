@@ -200,6 +200,16 @@ impl VerifiedFolder {
         &self.root
     }
 
+    /// A digest of the whole list: the same for the same files under the same names. `None` where nothing vouches for them.
+    pub fn fingerprint(&self) -> Option<Sha256Digest> {
+        let entries = self.entries.as_ref()?;
+        let mut text = String::new();
+        for (name, entry) in entries {
+            text.push_str(&format!("{} {} {name}\n", entry.sha256, entry.size));
+        }
+        Some(Sha256Digest::of(text.as_bytes()))
+    }
+
     /// The names of the files in it, sorted: those listed, or those that are there.
     ///
     /// # Errors

@@ -6,6 +6,7 @@
 use std::ops::ControlFlow;
 
 use crate::engine::checkpoint::{Checkpoint, CheckpointError, LoadProgress};
+use crate::engine::prefix::LayerState;
 use crate::hint::Hint;
 
 pub mod cpu;
@@ -107,6 +108,8 @@ pub struct Attention {
 
 /// Tensor operations over weights of the backend's own layout. Activations are `[tokens, width]`, float32 in meaning.
 pub trait Backend: Sized {
+    /// Whether several tokens at once give bit for bit what one after another gives.
+    const IS_EXACT_IN_BATCHES: bool;
     /// Activations.
     type Tensor;
     /// A matrix `[rows, columns]`, quantised or not, with its bias where it has one.
@@ -193,6 +196,15 @@ pub trait Backend: Sized {
 
     /// Forgets all positions from `len` on: 0, or at least [`Self::shortest`].
     fn truncate(&self, cache: &mut Self::Cache, len: usize);
+
+    /// What a cache holds.
+    ///
+    /// # Errors
+    /// As [`Self::compute`].
+    fn snapshot(&self, cache: &Self::Cache) -> Result<LayerState, BackendError>;
+
+    /// Puts into an empty cache what [`Self::snapshot`] took out. Says whether it fits; where it doesn't, the cache is empty.
+    fn restore(&self, cache: &mut Self::Cache, state: &LayerState) -> bool;
 
     /// The shortest length but 0 to which a cache can be truncated: one with a window forgets what is far behind.
     fn shortest(&self, cache: &Self::Cache) -> usize;

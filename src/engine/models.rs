@@ -8,6 +8,7 @@ use crate::engine::backend::cpu::{Activations, Cpu};
 use crate::engine::backend::mlx::Mlx;
 use crate::engine::backend::{BackendChoice, BackendError, BackendKind};
 use crate::engine::checkpoint::{Checkpoint, CheckpointError};
+use crate::engine::prefix::LayerState;
 use crate::hint::Hint;
 use crate::verified::VerifiedFolder;
 
@@ -21,7 +22,7 @@ mod gemma3;
 mod gpt_oss;
 mod runner;
 
-pub use crate::engine::checkpoint::{LoadProgress, ModelConfig};
+pub use crate::engine::checkpoint::{AdapterFiles, LoadProgress, ModelConfig};
 
 use self::runner::{Run, Runner};
 
@@ -45,6 +46,8 @@ pub struct LoadOptions {
     pub activations: Activations,
     /// Whether vector instructions are used; off only to test them.
     pub simd: bool,
+    /// What is added to the model's matrices.
+    pub adapter: Option<AdapterFiles>,
 }
 
 impl Default for LoadOptions {
@@ -56,6 +59,7 @@ impl Default for LoadOptions {
             threads: None,
             activations: Activations::default(),
             simd: true,
+            adapter: None,
         }
     }
 }
@@ -125,7 +129,7 @@ impl Model {
         options: &LoadOptions,
         progress: &mut dyn FnMut(LoadProgress) -> ControlFlow<()>,
     ) -> Result<Self, CheckpointError> {
-        let checkpoint = Checkpoint::open(folder)?;
+        let checkpoint = Checkpoint::open(folder, options.adapter.as_ref())?;
         let (kind, _) = options.backend.resolve().map_err(device)?;
         let runner: Box<dyn Run> = match kind {
             BackendKind::Cpu => {
@@ -158,7 +162,7 @@ impl Model {
     /// # Errors
     /// As [`Self::load`], as far as the headers tell.
     pub fn memory_bytes(folder: &VerifiedFolder, options: &LoadOptions) -> Result<u64, CheckpointError> {
-        let checkpoint = Checkpoint::open(folder)?;
+        let checkpoint = Checkpoint::open(folder, options.adapter.as_ref())?;
         let config = checkpoint.config();
         // 16 bits an element, but for the oracle.
         let element = if options.activations == Activations::Float32 { 4 } else { 2 };
@@ -217,6 +221,36 @@ impl Model {
     pub fn forward_all(&mut self, tokens: &[u32]) -> Result<Vec<f32>, ForwardError> {
         self.check(tokens)?;
         self.runner.forward_all(tokens)
+    }
+
+    /// Appends a few `tokens` and gives the logits after each of them, `[tokens, vocabulary]`, computed in one go.
+    ///
+    /// # Errors
+    /// As [`Self::forward`].
+    pub fn forward_each(&mut self, tokens: &[u32], cancelled: &dyn Fn() -> bool) -> Result<Vec<f32>, ForwardError> {
+        self.check(tokens)?;
+        self.runner.forward_each(tokens, cancelled)
+    }
+
+    /// Whether several tokens at once give bit for bit what one after another gives.
+    pub fn is_exact_in_batches(&self) -> bool {
+        self.runner.is_exact_in_batches()
+    }
+
+    /// What the cache holds, layer by layer.
+    ///
+    /// # Errors
+    /// The backend fails.
+    pub fn snapshot(&self) -> Result<Vec<LayerState>, BackendError> {
+        self.runner.snapshot()
+    }
+
+    /// Puts `len` tokens' keys and values into the cache in place of what it holds. Says whether they fit this model; where
+    /// they don't, the cache is empty.
+    pub fn restore(&mut self, layers: &[LayerState], len: usize) -> bool {
+        let ends = |layer: &LayerState| layer.positions().and_then(|positions| positions.checked_add(layer.first));
+        let fits = len <= self.num_ctx && layers.iter().all(|layer| ends(layer) == Some(len));
+        self.runner.restore(if fits { layers } else { &[] }, len)
     }
 
     fn check(&self, tokens: &[u32]) -> Result<(), ForwardError> {

@@ -110,6 +110,17 @@ pub(crate) fn write(folder: &Path, template: &str, table: &[(u32, u32)]) {
     put("model.safetensors", &safetensors_bytes(&tensors));
 }
 
+/// Writes an adapter beside the checkpoint, `adapters.safetensors`, that adds nothing to it.
+pub(crate) fn write_adapter(folder: &Path) {
+    let put = |name: &str, bytes: &[u8]| std::fs::write(folder.join(name), bytes).expect("target can be written");
+    let config = json!({"fine_tune_type": "lora", "lora_parameters": {"rank": 1, "scale": 1.0}});
+    put("adapter_config.json", config.to_string().as_bytes());
+    let mut tensors = BTreeMap::new();
+    tensors.insert("lm_head.lora_a".into(), (vec![VOCAB_SIZE, 1], vec![0.0; VOCAB_SIZE]));
+    tensors.insert("lm_head.lora_b".into(), (vec![1, VOCAB_SIZE], vec![0.0; VOCAB_SIZE]));
+    put("adapters.safetensors", &safetensors_bytes(&tensors));
+}
+
 fn safetensors_bytes(tensors: &BTreeMap<String, (Vec<usize>, Vec<f32>)>) -> Vec<u8> {
     let (mut header, mut data) = (serde_json::Map::new(), Vec::new());
     header.insert("__metadata__".into(), json!({"format": "mlx"}));

@@ -1,5 +1,6 @@
 //! The loop, over a checkpoint whose answers are scripted.
 
+use super::models::AdapterFiles;
 use super::test_model::{self, CHATML, IM_END, THINK, THINK_END, saying};
 use super::*;
 use crate::message::Role;
@@ -226,4 +227,149 @@ fn what_is_wrong_is_said() {
     assert_eq!(error.to_string(), "the chat template makes an empty prompt of this conversation");
     assert_eq!(answer(&mut engine, &asking("?")).0.text, "ok");
     assert_eq!(engine.count_tokens("<|im_end|>").expect("it counts"), 10);
+}
+
+/// An engine whose weights are vouched for, as those of a bundle are.
+fn vouched(seed: u8) -> (TestFolder, Engine) {
+    vouched_with(seed, &|_| None)
+}
+
+/// The same with the adapter that `adapter` takes from its folder, in which there is one.
+fn vouched_with(seed: u8, adapter: &dyn Fn(&VerifiedFolder) -> Option<AdapterFiles>) -> (TestFolder, Engine) {
+    let (folder, verified) = test_model::folder(CHATML, &saying("ok"));
+    test_model::write_adapter(folder.path());
+    std::fs::write(folder.path().join("note"), [seed]).expect("target can be written");
+    let entries = verified.names().expect("it can be listed").into_iter().map(|name| {
+        let bytes = std::fs::read(folder.path().join(&name)).expect("it is there");
+        crate::manifest::Entry {
+            path: name,
+            size: bytes.len() as u64,
+            sha256: Sha256Digest::of(&bytes),
+            role: crate::manifest::FileRole::Model,
+            chunks_sha256: None,
+        }
+    });
+    let verified = VerifiedFolder::listed(folder.path(), entries);
+    let mut options = options(512);
+    options.load.adapter = adapter(&verified);
+    let engine = Engine::load(&verified, &options, &mut |_| ControlFlow::Continue(()));
+    (folder, engine.expect("it loads"))
+}
+
+/// An adapter changes what keys and values are.
+#[test]
+fn a_state_belongs_to_the_adapter_too() {
+    let listed = |path: &'static str| move |folder: &VerifiedFolder| Some(AdapterFiles::new(folder.clone(), path));
+    let (_plain, plain) = vouched(1);
+    let (_adapted, mut adapted) = vouched_with(1, &listed("adapters.safetensors"));
+    let (_same, mut same) = vouched_with(1, &listed("./adapters.safetensors"));
+    assert!(plain.origin().is_some() && adapted.origin().is_some());
+    assert_ne!(plain.origin(), adapted.origin());
+    answer(&mut adapted, &asking("one two"));
+    let state = adapted.state(&asking("one two")).expect("it renders").expect("it holds something");
+    let (_fresh, mut fresh) = vouched(1);
+    assert!(!fresh.take_up(&state), "without the adapter");
+    assert!(same.take_up(&state));
+    let unlisted = |folder: &VerifiedFolder| Some(AdapterFiles::new(VerifiedFolder::unlisted(folder.path()), ""));
+    let (_unvouched, unvouched) = vouched_with(1, &unlisted);
+    assert_eq!(unvouched.origin(), None, "nothing vouches for the adapter");
+}
+
+#[test]
+fn a_state_is_taken_up_where_it_belongs() {
+    let (_one, mut engine) = vouched(1);
+    let (_same, mut again) = vouched(1);
+    let (_other, mut other) = vouched(2);
+    let first = [(Role::User, "one two three four")];
+    answer(&mut engine, &request(&first));
+    let after = [first[0], (Role::Assistant, "ok")];
+    let state = engine.state(&request(&after)).expect("it renders").expect("it holds something");
+    assert!(state.tokens.len() > 20);
+    let next = request(&[first[0], (Role::Assistant, "ok"), (Role::User, "five")]);
+    let fresh = answer(&mut other, &next).0;
+    assert_eq!(fresh.usage.cached_tokens, 0);
+    assert!(!other.take_up(&state), "of other weights");
+    assert!(again.take_up(&state));
+    let resumed = answer(&mut again, &next).0;
+    assert_eq!((&resumed.text, resumed.usage.cached_tokens), (&fresh.text, state.tokens.len()));
+    assert!(!again.take_up(&state), "it says less than what the engine holds");
+    // Of what was taken back, nothing is in a state.
+    let taken_back = engine.state(&request(&[(Role::User, "something else")])).expect("it renders");
+    assert!(taken_back.is_some_and(|state| state.tokens.len() < 20));
+
+    // A state that doesn't fit the model leaves the engine as good as new.
+    let spoil = |change: &dyn Fn(&mut PrefixState)| {
+        let mut state = state.clone();
+        change(&mut state);
+        state
+    };
+    for (what, spoilt) in [
+        ("a layer less", spoil(&|state| drop(state.layers.pop()))),
+        ("a token more", spoil(&|state| state.tokens.push(1))),
+        ("a token that isn't", spoil(&|state| state.tokens[0] = 9_999)),
+        ("another width", spoil(&|state| state.layers[0].width /= 2)),
+        ("another type", spoil(&|state| state.layers[0].dtype = checkpoint::Dtype::F32)),
+        ("keys cut off", spoil(&|state| state.layers[0].keys.truncate(7))),
+        ("positions missing", spoil(&|state| state.layers[0].first = 1)),
+        ("far too long", spoil(&|state| state.tokens.resize(5_000, 1))),
+    ] {
+        let (_folder, mut engine) = vouched(1);
+        assert!(!engine.take_up(&spoilt), "{what}");
+        let found = answer(&mut engine, &next).0;
+        assert_eq!((&found.text, found.usage.cached_tokens), (&fresh.text, 0), "{what}");
+    }
+}
+
+#[test]
+fn conversations_share_their_opening() {
+    let (_folder, mut engine) = vouched(1);
+    let talk = |text| request(&[(Role::System, "Be brief."), (Role::User, text)]);
+    let opening = engine.opening(&talk("hello")).expect("it renders");
+    assert_eq!(opening, engine.opening(&talk("Other words")).expect("it renders"));
+    answer(&mut engine, &talk("hello"));
+    let state = engine.state(&talk("hello")).expect("it renders").and_then(|state| state.truncated(opening.len()));
+    let state = state.expect("no layer has a window");
+    let (_again, mut again) = vouched(1);
+    assert!(again.take_up(&state));
+    assert_eq!(answer(&mut again, &talk("Other words")).0.usage.cached_tokens, opening.len());
+}
+
+/// Whatever is drafted, an answer is what it would have been: sampled or not, cut by a stop string or a limit.
+#[test]
+fn drafts_change_no_answer() {
+    // Every byte leads to the next, so a text that repeats itself is drafted rightly; the prompt's own repetitions wrongly.
+    let table: Vec<(u32, u32)> =
+        saying("abcdefghij").into_iter().map(|(from, to)| (from, if to == IM_END { 97 } else { to })).collect();
+    let prompt = "abcdefghij abcdxyz abcdxyz ";
+    let mut drafted = 0;
+    for (temperature, seed) in [(0.0, 1), (0.8, 1), (0.8, 2), (1.5, 3)] {
+        for (stop, num_predict, num_ctx) in
+            [("", 60, 512), ("ghijabc", 200, 512), ("", 500, 90), ("", 1, 512), ("", 2, 512)]
+        {
+            let sampling = Sampling {
+                temperature,
+                seed: Some(seed),
+                num_predict: Some(num_predict),
+                stop: if stop.is_empty() { Vec::new() } else { vec![stop.into()] },
+                ..Sampling::default()
+            };
+            let asked = Request { sampling, ..asking(prompt) };
+            let (_one, mut plain) = engine(CHATML, &table, num_ctx);
+            let (_other, mut drafting) = engine(CHATML, &table, num_ctx);
+            let expected = answer(&mut plain, &Request { speculates: Some(false), ..asked.clone() });
+            let found = answer(&mut drafting, &asked);
+            let what = format!("{temperature} {stop:?} {num_predict} {num_ctx}");
+            assert_eq!((&found.0.text, found.0.finish_reason), (&expected.0.text, expected.0.finish_reason), "{what}");
+            let text = |pieces: &[Piece]| pieces.iter().map(|piece| format!("{piece:?}")).collect::<String>();
+            assert_eq!(text(&found.1), text(&expected.1), "{what}");
+            assert_eq!(drafting.cached, plain.cached, "{what}");
+            assert_eq!(drafting.model.len(), drafting.cached.len(), "{what}");
+            assert_eq!(expected.0.usage.drafted_tokens, 0);
+            drafted += found.0.usage.accepted_tokens;
+            // And the next turn goes on from there alike.
+            let next = asking("something else");
+            assert_eq!(answer(&mut drafting, &next).0.text, answer(&mut plain, &next).0.text, "{what}");
+        }
+    }
+    assert!(drafted > 200, "{drafted}");
 }

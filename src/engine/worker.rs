@@ -9,8 +9,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::models::LoadProgress;
+use super::prefix::PrefixState;
 use super::reasoning::Piece;
 use super::{Completion, Engine, EngineError, Fit, Request};
+use crate::digest::Sha256Digest;
 
 /// How many pieces wait at most for a slow reader; then generation waits too.
 const PIECES_MAX: usize = 256;
@@ -67,11 +69,17 @@ pub struct Worker {
     thread: Option<JoinHandle<()>>,
 }
 
+/// Whose tokens they are, and the tokens that conversations open with.
+type Opening = (Sha256Digest, Vec<u32>);
+
 #[derive(Debug)]
 enum Job {
     Generate(Box<Request>, Ended),
     Fit(Box<Request>, Sender<Result<Fit, EngineError>>),
     CountTokens(String, Sender<Result<usize, EngineError>>),
+    State(Box<Request>, Sender<Result<Option<PrefixState>, EngineError>>),
+    TakeUp(Box<PrefixState>),
+    Opening(Box<Request>, Sender<Result<Option<Opening>, EngineError>>),
 }
 
 #[derive(Debug, Default)]
@@ -150,6 +158,31 @@ impl Worker {
     pub fn count_tokens(&self, text: &str) -> Result<usize, EngineError> {
         let (answer, answered) = mpsc::channel();
         self.send(Job::CountTokens(text.to_owned(), answer));
+        answered.recv().unwrap_or(Err(EngineError::Stopped))
+    }
+
+    /// As [`Engine::state`]. Waits for the engine.
+    ///
+    /// # Errors
+    /// As [`Engine::state`]; a load that failed.
+    pub fn state(&self, conversation: Request) -> Result<Option<PrefixState>, EngineError> {
+        let (answer, answered) = mpsc::channel();
+        self.send(Job::State(Box::new(conversation), answer));
+        answered.recv().unwrap_or(Err(EngineError::Stopped))
+    }
+
+    /// As [`Engine::take_up`], before the next request. Returns at once.
+    pub fn take_up(&self, state: PrefixState) {
+        self.send(Job::TakeUp(Box::new(state)));
+    }
+
+    /// As [`Engine::opening`], with [`Engine::origin`]; `None` where nothing vouches for the weights. Waits for the engine.
+    ///
+    /// # Errors
+    /// As [`Engine::opening`]; a load that failed.
+    pub fn opening(&self, request: Request) -> Result<Option<Opening>, EngineError> {
+        let (answer, answered) = mpsc::channel();
+        self.send(Job::Opening(Box::new(request), answer));
         answered.recv().unwrap_or(Err(EngineError::Stopped))
     }
 
@@ -352,6 +385,16 @@ where
             Job::CountTokens(text, asker) => {
                 drop(asker.send(engine.and_then(|engine| engine.count_tokens(&text))));
             }
+            Job::State(request, asker) => drop(asker.send(engine.and_then(|engine| engine.state(&request)))),
+            Job::TakeUp(state) => {
+                if let Ok(engine) = engine {
+                    engine.take_up(&state);
+                }
+            }
+            Job::Opening(request, asker) => drop(asker.send(engine.and_then(|engine| {
+                let Some(origin) = engine.origin() else { return Ok(None) };
+                Ok(Some((origin, engine.opening(&request)?)))
+            }))),
         }
     }
 }

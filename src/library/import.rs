@@ -63,6 +63,27 @@ impl ImportPlan {
         self.bytes().saturating_add(sidecars).saturating_add(clusters)
     }
 
+    /// Whether weights have to be laid out anew.
+    pub(super) fn is_resharded(&self) -> bool {
+        matches!(self.prepared.content, Content::Files(FilesSource { resharded: Some(_), .. }))
+    }
+
+    /// The index to be written, where the source's own isn't right.
+    pub(super) fn index(&self) -> Option<&str> {
+        match &self.prepared.content {
+            Content::Files(content) => content.index.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// The text of the Modelfile: the folder's own, or one that only names the model.
+    pub(super) fn modelfile_in(&self, folder: &Path) -> Result<Vec<u8>, LibraryError> {
+        if self.prepared.has_modelfile {
+            return Ok(disk::read(&folder.join("Modelfile"), super::MODELFILE_BYTES_MAX)?);
+        }
+        Ok(default_modelfile(&self.prepared.description).into_bytes())
+    }
+
     /// Says where the model comes from better than its source does; `None` leaves that as it is.
     pub fn with_provenance(mut self, source: Option<&str>, revision: Option<&str>, licence: Option<&str>) -> Self {
         let description = &mut self.prepared.description;
@@ -194,7 +215,15 @@ fn copy_files(content: &FilesSource, writer: &mut ModelFolderWriter) -> Result<(
     if let Some(index) = &content.index {
         writer.write_file(INDEX_NAME, index.as_bytes())?;
     }
+    if let Some(modelfile) = &content.modelfile {
+        writer.write_file("Modelfile", modelfile)?;
+    }
     let mut piece = vec![0; PIECE_BYTES];
+    for other in &content.others {
+        writer.begin(&other.name)?;
+        let (file, size) = disk::open(&other.path)?;
+        copy(size, &mut piece, writer, |at, piece| Ok(disk::read_at(&file, &other.path, at, piece)?))?;
+    }
     let Some((_, shards)) = &content.resharded else {
         for weights in &content.weights {
             writer.begin(&weights.name)?;
@@ -235,8 +264,10 @@ fn copy(
 /// Compares what was written with what the source's own `model.toml` promises.
 fn compare(own: &Description, written: &[Entry], content: &Content, source: &Path) -> Result<(), LibraryError> {
     let is_resharded = matches!(content, Content::Files(FilesSource { resharded: Some(_), .. }));
+    let has_new_modelfile = matches!(content, Content::Files(FilesSource { modelfile: Some(_), .. }));
     for expected in &own.files {
-        let is_remade = is_resharded && (expected.path.ends_with(".safetensors") || expected.path == INDEX_NAME);
+        let is_remade = is_resharded && (expected.path.ends_with(".safetensors") || expected.path == INDEX_NAME)
+            || has_new_modelfile && expected.path == "Modelfile";
         match written.iter().find(|entry| entry.path == expected.path) {
             Some(entry) if entry.sha256 == expected.sha256 => {}
             _ if is_remade => {}
@@ -257,7 +288,7 @@ fn compare(own: &Description, written: &[Entry], content: &Content, source: &Pat
 }
 
 /// Checks that what was written is a model: a configuration, a tokenizer, and weights whose headers are right.
-fn check_written(folder: &Path, entries: &[Entry]) -> Result<(), LibraryError> {
+pub(super) fn check_written(folder: &Path, entries: &[Entry]) -> Result<(), LibraryError> {
     let has = |name: &str| entries.iter().any(|entry| entry.path == name);
     for name in ["config.json", "tokenizer.json"] {
         if !has(name) {

@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::LibraryError;
 use super::archive::{self, ArchiveSource};
 use super::checkpoint::{CONFIG_BYTES_MAX, Config, README_BYTES_MAX, licence_in};
 use super::description::{DESCRIPTION_BYTES_MAX, DESCRIPTION_NAME, Description, FILES_MAX};
 use super::name::model_name_from;
+use super::{LibraryError, MODELFILE_BYTES_MAX, adapter};
 use crate::disk::{self, Kind};
 use crate::engine::gguf::{Conversion, Gguf};
 use crate::manifest::path::check_below;
@@ -42,6 +42,10 @@ pub(super) enum Content {
 pub(super) struct FilesSource {
     pub(super) small: Vec<SmallFile>,
     pub(super) weights: Vec<Weights>,
+    /// Files of any size that are copied as they are: an adapter's.
+    pub(super) others: Vec<SmallFile>,
+    /// The Modelfile to be written, where the source's isn't copied.
+    pub(super) modelfile: Option<Vec<u8>>,
     /// The layout in smaller files, where one of the source's is too large.
     pub(super) resharded: Option<(Vec<TensorLayout>, Vec<Shard>)>,
     /// The index to be written; `None` where the source's is copied or none is needed.
@@ -203,7 +207,7 @@ fn cached_snapshot(source: &Path) -> Result<Option<Cached>, LibraryError> {
 }
 
 /// Whether a file is part of a model, going by its name.
-fn is_wanted(name: &str) -> bool {
+pub(super) fn is_wanted(name: &str) -> bool {
     matches!(
         name,
         "config.json" | "generation_config.json" | "special_tokens_map.json" | "README.md" | "Modelfile" | "NOTICE"
@@ -213,7 +217,7 @@ fn is_wanted(name: &str) -> bool {
         || name.starts_with("LICENCE")
 }
 
-fn is_weights(name: &str) -> bool {
+pub(super) fn is_weights(name: &str) -> bool {
     name.starts_with("model") && name.ends_with(".safetensors")
 }
 
@@ -232,7 +236,7 @@ fn prepare_files(
         .map(|n| n.0)
         .collect();
     let own = own_description(folder, &root, &names)?;
-    let (small, weights) = select_files(folder, &root, &names, own.as_ref(), only)?;
+    let Selected { mut small, weights, mut others } = select_files(folder, &root, &names, own.as_ref(), only)?;
     let read = |name: &str, bytes_max: u64| match small.iter().find(|file| file.name == name) {
         Some(file) => disk::read(&file.path, bytes_max).map(Some).map_err(LibraryError::from),
         None => Ok(None),
@@ -259,10 +263,32 @@ fn prepare_files(
         ..own_or
     };
     let has_modelfile = small.iter().any(|file| file.name == "Modelfile");
-    let content = lay_out(small, weights, tensors, shard_bytes_max)?;
+    let companion = match read("Modelfile", MODELFILE_BYTES_MAX)? {
+        Some(text) => adapter::named_in(&text, folder, &root)?,
+        None => None,
+    };
+    let mut modelfile = None;
+    if let Some(companion) = companion {
+        modelfile = companion.modelfile;
+        let is_replaced = |name: &str| {
+            companion.files.iter().any(|new| new.name == name) || modelfile.is_some() && name == "Modelfile"
+        };
+        small.retain(|file| !is_replaced(&file.name));
+        others.retain(|file| !is_replaced(&file.name));
+        others.extend(companion.files);
+    }
+    let content = FilesSource { others, modelfile, ..lay_out(small, weights, tensors, shard_bytes_max)? };
     let name = only.is_none().then(|| model_name_from(&file_name(folder))).flatten();
     let name = name.or_else(|| stem_name(only?, &[".safetensors"]));
     Ok(Prepared { content: Content::Files(content), description, own, name, has_modelfile })
+}
+
+/// The files of a source that are part of the model.
+struct Selected {
+    small: Vec<SmallFile>,
+    weights: Vec<Weights>,
+    /// Safetensors that aren't weights, such as an adapter's.
+    others: Vec<SmallFile>,
 }
 
 /// Opens the files that are part of the model, going by their names and by what its own `model.toml` lists.
@@ -272,16 +298,21 @@ fn select_files(
     names: &[String],
     own: Option<&Description>,
     only: Option<&Path>,
-) -> Result<(Vec<SmallFile>, Vec<Weights>), LibraryError> {
+) -> Result<Selected, LibraryError> {
     let refused = |what: String| LibraryError::source_refused(folder, what);
     let listed: BTreeSet<&str> = own.iter().flat_map(|own| &own.files).map(|entry| entry.path.as_str()).collect();
     let mut small = Vec::new();
     let mut weights = Vec::new();
+    let mut others = Vec::new();
     for name in names.iter().filter(|name| check_below(name).is_ok() && *name != DESCRIPTION_NAME) {
         let is_listed = listed.contains(name.as_str()) && !is_pickle(name);
         if name.ends_with(".safetensors") {
-            if only.is_none() && (is_weights(name) || is_listed) {
+            if only.is_none() && is_weights(name) {
                 weights.push(open_weights(folder, root, name, name)?);
+            } else if is_listed && !is_weights(name) {
+                let path = inside(root, &folder.join(name))?;
+                let (_, size) = disk::open(&path)?;
+                others.push(SmallFile { name: name.into(), path, size });
             }
         } else if (is_wanted(name) || is_listed || name == INDEX_NAME) && !(only.is_some() && name == INDEX_NAME) {
             small.push(open_small(folder, root, name)?);
@@ -294,10 +325,10 @@ fn select_files(
         let pickles = names.iter().any(|name| is_pickle(name));
         return Err(refused(if pickles { PICKLE.into() } else { "it has no `model*.safetensors`".into() }));
     }
-    if small.len() + weights.len() > FILES_MAX {
+    if small.len() + weights.len() + others.len() > FILES_MAX {
         return Err(refused(format!("it has more than {FILES_MAX} files")));
     }
-    Ok((small, weights))
+    Ok(Selected { small, weights, others })
 }
 
 fn own_description(folder: &Path, root: &Path, names: &[String]) -> Result<Option<Description>, LibraryError> {
@@ -311,7 +342,7 @@ fn own_description(folder: &Path, root: &Path, names: &[String]) -> Result<Optio
 }
 
 /// The path of a file with links resolved, which must stay in `root`.
-fn inside(root: &Path, path: &Path) -> Result<PathBuf, LibraryError> {
+pub(super) fn inside(root: &Path, path: &Path) -> Result<PathBuf, LibraryError> {
     let resolved = disk::canonical(path)?;
     if resolved.starts_with(root) {
         return Ok(resolved);
@@ -356,7 +387,8 @@ fn lay_out(
         small.retain(|file| file.name != INDEX_NAME);
         let shards = weights::shards(&tensors, shard_bytes_max)?;
         let index = weights::index(&tensors, &shards);
-        return Ok(FilesSource { small, weights, resharded: Some((tensors, shards)), index });
+        let (others, modelfile, resharded) = (Vec::new(), None, Some((tensors, shards)));
+        return Ok(FilesSource { small, weights, others, modelfile, resharded, index });
     }
     let mut at = 0;
     let shard = |weights: &Weights| {
@@ -375,7 +407,7 @@ fn lay_out(
         }
         None => weights::index(&tensors, &shards),
     };
-    Ok(FilesSource { small, weights, resharded: None, index })
+    Ok(FilesSource { small, weights, others: Vec::new(), modelfile: None, resharded: None, index })
 }
 
 fn is_right_index(file: &SmallFile, tensors: &[TensorLayout], shards: &[Shard]) -> Result<bool, LibraryError> {
@@ -397,7 +429,9 @@ fn is_right_index(file: &SmallFile, tensors: &[TensorLayout], shards: &[Shard]) 
 impl FilesSource {
     /// The names and sizes of the files that will be written.
     pub(super) fn files(&self) -> Vec<(String, u64)> {
-        let mut files: Vec<(String, u64)> = self.small.iter().map(|file| (file.name.clone(), file.size)).collect();
+        let mut files: Vec<(String, u64)> =
+            self.small.iter().chain(&self.others).map(|file| (file.name.clone(), file.size)).collect();
+        files.extend(self.modelfile.iter().map(|text| ("Modelfile".to_owned(), text.len() as u64)));
         match &self.resharded {
             Some((_, shards)) => files.extend(shards.iter().map(|shard| (shard.name.clone(), shard.bytes))),
             None => files.extend(self.weights.iter().map(|weights| (weights.name.clone(), weights.file.size()))),

@@ -8,6 +8,7 @@ use crate::engine::gguf::test_file::TestFile;
 use crate::model_folder::Progress;
 use crate::test_folder::TestFolder;
 
+mod adapter;
 mod archive;
 
 const KEY: [u8; 32] = [9; 32];

@@ -138,7 +138,8 @@ impl Check<'_> {
             Keyword::Renderer => self.renderer = self.form(instruction),
             Keyword::Parser => self.parser = self.form(instruction),
             Keyword::Mir => self.mir(instruction),
-            Keyword::Adapter | Keyword::Draft | Keyword::Intent => {
+            Keyword::Adapter => self.adapter(instruction),
+            Keyword::Draft | Keyword::Intent => {
                 self.unsupported(instruction, instruction.keyword.as_str().to_owned());
             }
         }
@@ -159,6 +160,19 @@ impl Check<'_> {
     fn from(&mut self, instruction: &Instruction) {
         if instruction.value.trim().is_empty() || instruction.value.contains(char::is_control) {
             self.flaws.push(Flaw::at(instruction.value_span.clone(), "a model's name, `org/name` or path"));
+        }
+    }
+
+    fn adapter(&mut self, instruction: &Instruction) {
+        let path = instruction.value.as_str();
+        if path.trim().is_empty() || path.contains(char::is_control) {
+            self.flaws.push(Flaw::at(instruction.value_span.clone(), "an adapter's folder or `.safetensors` file"));
+        } else if path.to_ascii_lowercase().ends_with(".gguf") {
+            self.flaws.push(Flaw {
+                message: Some("an adapter in GGUF isn't supported".into()),
+                hint: Some("name the folder of an adapter as mlx-lm or PEFT wrote it".into()),
+                ..Flaw::at(instruction.value_span.clone(), "an adapter's folder or `.safetensors` file")
+            });
         }
     }
 

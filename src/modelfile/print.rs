@@ -81,9 +81,21 @@ impl Modelfile {
     /// # Errors
     /// [`UnprintableError`] where the grammar can't express `system`.
     pub fn with_system(&self, system: &str) -> Result<String, UnprintableError> {
-        let value = quote(system)?;
+        self.with(Keyword::System, system)
+    }
+
+    /// The text with `path` as the value of the last `ADAPTER`, as [`Self::with_system`] does it.
+    ///
+    /// # Errors
+    /// [`UnprintableError`] where the grammar can't express `path`.
+    pub fn with_adapter(&self, path: &str) -> Result<String, UnprintableError> {
+        self.with(Keyword::Adapter, path)
+    }
+
+    fn with(&self, keyword: Keyword, value: &str) -> Result<String, UnprintableError> {
+        let value = quote(value)?;
         let text = &self.text;
-        Ok(match self.last(Keyword::System) {
+        Ok(match self.last(keyword) {
             Some(instruction) => {
                 let span = &instruction.value_span;
                 [&text[..span.start], &value, &text[span.end..]].concat()
@@ -91,7 +103,7 @@ impl Modelfile {
             None => {
                 let line_end = if text.contains("\r\n") { "\r\n" } else { "\n" };
                 let before = if text.ends_with(['\n', '\r']) { "" } else { line_end };
-                [text, before, "SYSTEM ", &value, line_end].concat()
+                [text, before, keyword.as_str(), " ", &value, line_end].concat()
             }
         })
     }

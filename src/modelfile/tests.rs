@@ -135,7 +135,9 @@ fn errors_say_what_was_expected_where() {
         ("FROM m\nMESSAGE User hi", "2:9 expected `system`, `user` or `assistant`, found `User`"),
         ("FROM m\nMESSAGE user", "2:13 expected a text after it, found the end of the file"),
         ("FROM m\nREQUIRES new", "2:10 expected a version such as `0.1.0`, found `new`"),
-        ("FROM m\nADAPTER a", "2:1 `ADAPTER` isn't supported yet"),
+        ("FROM m\nADAPTER", "2:8 expected a value after `ADAPTER`, found the end of the file"),
+        ("FROM m\nADAPTER \"\"", "2:9 expected an adapter's folder or `.safetensors` file, found `\"\"`"),
+        ("FROM m\nADAPTER a/b.GGUF", "2:9 an adapter in GGUF isn't supported"),
         ("FROM m\ndraft a", "2:1 `DRAFT` isn't supported yet"),
         (
             "FROM m\nMIR model.art.x:y",
@@ -160,12 +162,12 @@ fn errors_say_what_was_expected_where() {
 
 #[test]
 fn all_errors_are_listed_up_to_a_limit() {
-    let text = "FROMM m\n\nSYSTEM a\nPARAMETER x 1\nADAPTER a\nPARAMETER top_p 2\nMESSAGE bot hi";
+    let text = "FROMM m\n\nSYSTEM a\nPARAMETER x 1\nDRAFT a\nPARAMETER top_p 2\nMESSAGE bot hi";
     let lines: Vec<_> = errors(text).iter().map(|error| error[..1].to_owned()).collect();
     assert_eq!(lines, ["1", "4", "5", "6", "7"]);
     assert_eq!(
-        errors("ADAPTER a\nx"),
-        ["1:1 `ADAPTER` isn't supported yet", "2:1 `x` is not an instruction", "2:2 the file has no `FROM`"]
+        errors("DRAFT a\nx"),
+        ["1:1 `DRAFT` isn't supported yet", "2:1 `x` is not an instruction", "2:2 the file has no `FROM`"]
     );
     let error = Modelfile::parse("FORM m").expect_err("a typing error");
     assert_eq!(error.0[0].near.as_deref(), Some("FROM"));
@@ -196,6 +198,19 @@ fn what_was_probably_not_meant_is_told() {
         warnings("FROM a\nPARAMETER stop \"a\" # b\nPARAMETER stop \"c\""),
         ["line 2: the value reaches to line 3, for a quote ends a value only at the end of a line"]
     );
+}
+
+#[test]
+fn an_adapter_is_a_path_and_the_last_one_counts() {
+    let Parsed { modelfile, warnings } = parsed("FROM m\nadapter ./a b\nADAPTER \"c/d.safetensors\"\n# e");
+    assert_eq!(modelfile.adapter(), Some("c/d.safetensors"));
+    assert_eq!(warnings[0].to_string(), "line 3: `ADAPTER` replaces that of line 2");
+    let row = modelfile.explain().into_iter().find(|row| row.name == "adapter").expect("it is in force");
+    assert_eq!((row.value.as_str(), row.origin.as_str()), ("c/d.safetensors", "line 3"));
+    assert_eq!(modelfile.to_canonical(), "FROM m\nADAPTER ./a b\nADAPTER c/d.safetensors\n# e\n");
+    let moved = modelfile.with_adapter("x").expect("it can be written");
+    assert_eq!(moved, "FROM m\nadapter ./a b\nADAPTER x\n# e");
+    assert_eq!(parsed("FROM m").modelfile.adapter(), None);
 }
 
 #[test]

@@ -219,7 +219,11 @@ pub(crate) enum AccountCommand {
 pub(crate) enum ModelCommand {
     /// List the models on this drive
     #[command(visible_alias = "ls")]
-    List,
+    List {
+        /// List models that can be pulled by a short name instead, and whether they fit here
+        #[arg(long)]
+        available: bool,
+    },
     /// Show one model: where it comes from, its size, licence and files
     Show {
         /// Its name
@@ -236,6 +240,8 @@ pub(crate) enum ModelCommand {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Fetch a model from the Hugging Face Hub: the one command that uses the network, and only with --allow-network
+    Pull(PullArguments),
     /// Read a model, or all of them, in full and compare every byte with its digest
     Verify {
         /// Its name; all models if not given
@@ -260,6 +266,28 @@ pub(crate) enum ModelCommand {
         /// The file to make
         file: PathBuf,
     },
+}
+
+/// What to fetch and from where.
+#[derive(Debug, Args)]
+pub(crate) struct PullArguments {
+    /// The repository, as its page on the Hub is called: ORG/NAME; or a name of `tiles model list --available`
+    pub(crate) repo: String,
+    /// Let this command, and only this one, open connections
+    #[arg(long)]
+    pub(crate) allow_network: bool,
+    /// The branch, tag or commit [default: main, or what an unfinished pull has begun]
+    #[arg(long, value_name = "REV")]
+    pub(crate) revision: Option<String>,
+    /// What to call it; made from the repository's name if not given
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// List files and bytes, and fetch none of them
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Another server that speaks the Hub's API
+    #[arg(long, value_name = "URL", default_value = tilekit::hub::HUB_ENDPOINT)]
+    pub(crate) endpoint: String,
 }
 
 /// What to do with Modelfiles.

@@ -10,11 +10,11 @@ use tilekit::chat::Setup;
 use tilekit::disk;
 use tilekit::engine::backend::BackendChoice;
 use tilekit::engine::grammar::GRAMMAR_BYTES_MAX;
-use tilekit::engine::models::{LoadOptions, Model};
+use tilekit::engine::models::{AdapterFiles, LoadOptions, Model};
 use tilekit::engine::worker::{LoadState, Worker};
 use tilekit::engine::{Completion, Engine, EngineOptions, Grammar, Piece};
 use tilekit::host::Host;
-use tilekit::library::{Library, ModelEntry};
+use tilekit::library::{Library, LibraryError, ModelEntry};
 use tilekit::mir::Mir;
 use tilekit::modelfile::{MODELFILE_BYTES_MAX, Modelfile, Parsed, Source};
 use tilekit::sampling::{Effect, Parameters};
@@ -31,11 +31,21 @@ use crate::terminal::Stream;
 /// What `tiles run` resolved: where the weights are and how the model is asked.
 pub(crate) struct Resolved {
     pub(crate) folder: VerifiedFolder,
+    /// What is added to the weights.
+    pub(crate) adapter: Option<AdapterFiles>,
     pub(crate) setup: Setup,
     /// The Modelfile in force.
     pub(crate) modelfile: Modelfile,
     /// What shall compute.
     pub(crate) backend: BackendChoice,
+}
+
+/// What a Modelfile comes to: the model's name, its weights, and what is added to them.
+struct Found {
+    name: String,
+    folder: VerifiedFolder,
+    adapter: Option<AdapterFiles>,
+    modelfile: Modelfile,
 }
 
 impl App {
@@ -49,7 +59,7 @@ impl App {
         if backend == BackendChoice::Mlx {
             backend.resolve()?;
         }
-        let (name, folder, modelfile) = match run.model.as_deref() {
+        let Found { name, folder, adapter, modelfile } = match run.model.as_deref() {
             None => self.resolve_default(library)?,
             Some(path) if is_path(path) => self.resolve_modelfile(library, Path::new(path))?,
             Some(mir) if mir.starts_with("mir:") => resolve_name(library, &resolve_mir(library, mir)?)?,
@@ -72,11 +82,11 @@ impl App {
             parser: modelfile.parser(),
             grammar: run.schema.as_deref().map(read_schema).transpose()?,
         };
-        Ok(Resolved { folder, setup, modelfile, backend })
+        Ok(Resolved { folder, adapter, setup, modelfile, backend })
     }
 
     /// The model that came with the bundle, or the only one there is.
-    fn resolve_default(&self, library: &Library) -> Result<(String, VerifiedFolder, Modelfile), Failure> {
+    fn resolve_default(&self, library: &Library) -> Result<Found, Failure> {
         let models = library.list();
         let first = models.iter().find(|model| model.is_shipped).or(models.first());
         match first {
@@ -87,14 +97,11 @@ impl App {
         }
     }
 
-    fn resolve_modelfile(
-        &self,
-        library: &Library,
-        path: &Path,
-    ) -> Result<(String, VerifiedFolder, Modelfile), Failure> {
+    fn resolve_modelfile(&self, library: &Library, path: &Path) -> Result<Found, Failure> {
         let parsed = Modelfile::from_bytes(&disk::read(path, MODELFILE_BYTES_MAX as u64)?)?;
         let modelfile = self.warned(parsed);
         modelfile.check_requires(env!("CARGO_PKG_VERSION"))?;
+        let beside = path.parent().unwrap_or(Path::new("."));
         let (name, folder) = match modelfile.from() {
             Source::Name(name) => (name.clone(), library.find(name)?.folder()),
             Source::Mir(mir) => {
@@ -110,7 +117,7 @@ impl App {
                 (found.name.clone(), library.find(&found.name)?.folder())
             }
             Source::Path(from) => {
-                let folder = path.parent().unwrap_or(Path::new(".")).join(from);
+                let folder = beside.join(from);
                 if !disk::is_folder(&folder) {
                     return Err(if disk::exists(&folder) { not_imported(&folder) } else { absent(from) });
                 }
@@ -123,7 +130,35 @@ impl App {
                 }
             }
         };
-        Ok((name, folder, modelfile))
+        let adapter = modelfile.adapter().map(|path| self.resolve_adapter(library, beside, path)).transpose()?;
+        Ok(Found { name, folder, adapter, modelfile })
+    }
+
+    /// The adapter that a Modelfile in the folder `beside` names: verified where it lies in the folder of a model of the
+    /// bundle, else used where it lies.
+    fn resolve_adapter(&self, library: &Library, beside: &Path, path: &str) -> Result<AdapterFiles, Failure> {
+        let target = beside.join(path);
+        if !disk::exists(&target) {
+            let hint = "correct the path, which is relative to the Modelfile, or remove the line";
+            return Err(Failure::new(Code::Model, format!("the adapter `{path}` isn't there"), hint));
+        }
+        let (folder, file) = match target.file_name() {
+            Some(name) if !disk::is_folder(&target) => {
+                (target.parent().unwrap_or(Path::new(".")), name.to_string_lossy().into_owned())
+            }
+            _ => (target.as_path(), String::new()),
+        };
+        if !file.is_empty() && !file.to_ascii_lowercase().ends_with(".safetensors") {
+            let hint = "name an adapter's folder, or the `.safetensors` file in it";
+            return Err(Failure::new(Code::Model, format!("`{path}` isn't an adapter"), hint));
+        }
+        Ok(match listed(library, folder)? {
+            Some(model) => AdapterFiles::new(model.folder(), &file),
+            None => {
+                self.terminal.warn("this adapter is used where it lies, and nothing vouches for its files");
+                AdapterFiles::new(VerifiedFolder::unlisted(folder), &file)
+            }
+        })
     }
 
     /// Prints a Modelfile's warnings.
@@ -152,6 +187,7 @@ impl App {
             num_ctx: resolved.setup.parameters.num_ctx.unwrap_or(0),
             num_batch: resolved.setup.parameters.num_batch,
             threads: Some(resolved.setup.parameters.num_thread.unwrap_or(host.physical_cores)),
+            adapter: resolved.adapter.clone(),
             ..LoadOptions::default()
         };
         host.fits(Model::memory_bytes(&resolved.folder, &load)?)?;
@@ -207,7 +243,7 @@ fn resolve_mir(library: &Library, wanted: &str) -> Result<String, Failure> {
     Ok(known[found].clone())
 }
 
-fn resolve_name(library: &Library, name: &str) -> Result<(String, VerifiedFolder, Modelfile), Failure> {
+fn resolve_name(library: &Library, name: &str) -> Result<Found, Failure> {
     let model = library.find(name)?;
     let text = match model.modelfile()? {
         Some(text) => text,
@@ -215,7 +251,9 @@ fn resolve_name(library: &Library, name: &str) -> Result<(String, VerifiedFolder
     };
     let parsed = Modelfile::parse(&text)?;
     parsed.modelfile.check_requires(env!("CARGO_PKG_VERSION"))?;
-    Ok((name.into(), model.folder(), parsed.modelfile))
+    // Of a model of the bundle, only files of its own list count, its adapter's too.
+    let adapter = parsed.modelfile.adapter().map(|path| AdapterFiles::new(model.folder(), path));
+    Ok(Found { name: name.into(), folder: model.folder(), adapter, modelfile: parsed.modelfile })
 }
 
 /// The model of the bundle whose folder this is: then its files are verified, by whichever path it was named.
@@ -227,7 +265,8 @@ fn listed<'a>(library: &'a Library, folder: &Path) -> Result<Option<&'a ModelEnt
             return Ok(Some(model));
         }
     }
-    Ok(None)
+    // One that was added is used unverified by nobody who only didn't unlock the bundle yet.
+    if library.may_list(&folder)? { Err(LibraryError::Locked.into()) } else { Ok(None) }
 }
 
 fn not_imported(file: &Path) -> Failure {
@@ -293,8 +332,12 @@ pub(crate) fn statistics(completion: &Completion) -> String {
     let seconds = timing.first_token_ms as f64 / 1000.0;
     let cached =
         if usage.cached_tokens > 0 { format!(", {} from the cache", usage.cached_tokens) } else { String::new() };
+    let drafted = match usage.drafted_tokens {
+        0 => String::new(),
+        drafted => format!(" · {} of {drafted} drafted tokens taken", usage.accepted_tokens),
+    };
     format!(
-        "{:.1} tok/s · {} tokens · {seconds:.2} s to first token · prompt {} tokens{cached} · seed {}",
+        "{:.1} tok/s · {} tokens · {seconds:.2} s to first token · prompt {} tokens{cached}{drafted} · seed {}",
         timing.decode_tokens_per_s, usage.output_tokens, usage.input_tokens, completion.seed
     )
 }

@@ -20,6 +20,8 @@ pub(crate) enum Code {
     Integrity = 5,
     /// This machine can't run it.
     Host = 6,
+    /// The network is needed, and nobody allowed it.
+    Network = 7,
     /// A defect of ours.
     Defect = 70,
     /// The person interrupted it.
@@ -70,6 +72,7 @@ fn code_of(error: &(dyn Error + 'static)) -> Code {
     use tilekit::engine::models::ForwardError;
     use tilekit::engine::template::TemplateError;
     use tilekit::engine::tokenizer::TokenizerError;
+    use tilekit::hub::HubError;
     use tilekit::identity::KeyError;
     use tilekit::library::{AddedError, LibraryError};
     use tilekit::store::StoreError;
@@ -133,6 +136,8 @@ fn code_of(error: &(dyn Error + 'static)) -> Code {
     if let Some(error) = error.downcast_ref::<LibraryError>() {
         return match error {
             LibraryError::NotFound { .. } | LibraryError::Unlisted { .. } => Code::Model,
+            LibraryError::Hub(error) => code_of(error),
+            LibraryError::Pulled { .. } => Code::Integrity,
             LibraryError::Locked => Code::Locked,
             LibraryError::Added(AddedError::Forged { .. } | AddedError::Unreadable { .. }) => Code::Integrity,
             LibraryError::Integrity(error) => code_of(error),
@@ -144,6 +149,13 @@ fn code_of(error: &(dyn Error + 'static)) -> Code {
     }
     if let Some(error) = error.downcast_ref::<IntegrityError>() {
         return if matches!(error, IntegrityError::Disk(_)) { Code::Failure } else { Code::Integrity };
+    }
+    if let Some(error) = error.downcast_ref::<HubError>() {
+        return match error {
+            HubError::Endpoint { .. } | HubError::Name { .. } => Code::Usage,
+            HubError::NotFound { .. } | HubError::Refused { .. } => Code::Model,
+            _ => Code::Failure,
+        };
     }
     if error.is::<tilekit::host::HostError>() || error.is::<tilekit::engine::backend::BackendError>() {
         return Code::Host;

@@ -6,6 +6,7 @@ mod app;
 mod args;
 mod commands;
 mod conversation;
+mod kept_state;
 mod failure;
 mod repl;
 mod terminal;

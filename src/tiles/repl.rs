@@ -20,6 +20,7 @@ use crate::args::RunArguments;
 use crate::commands::run::{after, keep};
 use crate::conversation::{Resolved, Screen, shipped, statistics};
 use crate::failure::{Code, Failure};
+use crate::kept_state::KeptState;
 use crate::terminal::Stream;
 use crate::terminal::escape::{neutralise, neutralise_line};
 use crate::terminal::style::paint;
@@ -44,12 +45,15 @@ struct Repl<'a> {
     app: &'a App,
     bundle: &'a Bundle<Verified>,
     open: Option<&'a Open>,
+    state: KeptState<'a>,
     worker: Worker,
     resolved: Resolved,
     chat: ChatSession,
     syntaxes: Rc<Syntaxes>,
     editor: Option<ExternalEditor>,
     is_private: bool,
+    /// Whether this session was answered here: then the engine holds it.
+    has_answered: bool,
     shows_stats: bool,
     /// Whether thoughts are one line.
     folds: bool,
@@ -84,18 +88,22 @@ pub(crate) fn talk(
         app,
         bundle,
         open,
+        state: KeptState::new(app, bundle, open),
         worker,
         resolved,
         chat,
         syntaxes: Rc::new(Syntaxes::default()),
         editor,
         is_private: open.is_none(),
+        has_answered: false,
         shows_stats: arguments.stats,
         folds: true,
         last: None,
     };
     repl.greet();
-    repl.serve(reader.as_mut())
+    let done = repl.serve(reader.as_mut());
+    repl.keep_state();
+    done
 }
 
 /// What completes the arguments of slash commands.
@@ -178,6 +186,20 @@ impl Repl<'_> {
         self.open.filter(|_| !self.is_private).map(|open| &open.store)
     }
 
+    /// Keeps what the engine holds of this session.
+    fn keep_state(&self) {
+        if !self.is_private && self.has_answered {
+            self.state.keep(&self.worker, &self.chat);
+        }
+    }
+
+    /// Before the first answer of a session here: takes up what was kept of it.
+    fn take_up_state(&mut self) {
+        if !self.is_private && !std::mem::replace(&mut self.has_answered, true) {
+            self.state.take_up(&self.worker, &self.chat);
+        }
+    }
+
     fn need_store(&self) -> Result<&Store, Failure> {
         let hint = "start Tiles without `--no-save`";
         self.open.map(|open| &open.store).ok_or_else(|| Failure::new(Code::Failure, "nothing is kept here", hint))
@@ -185,6 +207,7 @@ impl Repl<'_> {
 
     fn say(&mut self, message: &str) -> Result<(), Failure> {
         self.app.wait_for_engine(&self.worker);
+        self.take_up_state();
         let mut screen = Screen::new(self.app, &self.syntaxes, self.folds);
         let store = self.open.filter(|_| !self.is_private).map(|open| &open.store);
         let interrupted = || self.app.is_interrupted();
@@ -232,6 +255,8 @@ impl Repl<'_> {
             Slash::Resume(id) => {
                 let store = self.need_store()?;
                 let session = store.find(&id)?;
+                self.keep_state();
+                self.has_answered = false;
                 let store = self.open.map(|open| &open.store);
                 if let Some(store) = store {
                     self.chat.resume(store, session)?;
@@ -309,8 +334,9 @@ impl Repl<'_> {
                 ))?;
             }
             Slash::Private => {
-                self.is_private = true;
+                // What was said before is kept like any session.
                 self.new_session();
+                self.is_private = true;
                 self.say_dim("Nothing of what follows is kept.");
             }
             Slash::Status => self.status()?,
@@ -323,12 +349,15 @@ impl Repl<'_> {
     }
 
     fn new_session(&mut self) {
+        self.keep_state();
+        self.has_answered = false;
         self.chat.begin_anew();
         self.last = None;
         self.say_dim("A new session.");
     }
 
     fn regenerate(&mut self) -> Result<(), Failure> {
+        self.take_up_state();
         let mut screen = Screen::new(self.app, &self.syntaxes, self.folds);
         let store = self.open.filter(|_| !self.is_private).map(|open| &open.store);
         let interrupted = || self.app.is_interrupted();
@@ -367,6 +396,8 @@ impl Repl<'_> {
         let library = self.open.map_or_else(|| shipped(self.bundle), |open| open.library(self.bundle))?;
         let arguments = RunArguments { model: Some(name), ..RunArguments::default() };
         let resolved = self.app.resolve(&library, &arguments)?;
+        self.keep_state();
+        self.has_answered = false;
         self.worker = self.app.start_engine(&resolved)?;
         self.chat.setup = resolved.setup.clone();
         self.resolved = resolved;

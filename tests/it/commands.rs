@@ -137,6 +137,16 @@ fn a_modelfile_names_its_model_by_path() {
     std::fs::write(&config, [&whole[..], b" "].concat()).expect("target can be written");
     refused(&run(), 5, "config.json");
     std::fs::write(&config, whole).expect("target can be written");
+    // So is one that was added, though only the unlocked bundle knows of it.
+    let added = checkpoint(&bundle, &["Added", " words."], false);
+    bundle.ok(&["model", "import", &added, "--name", "mine"]);
+    from("./Tiles/models/mine");
+    let output = run();
+    assert_eq!((stdout(&output), stderr(&output)), ("Added words.\n".into(), String::new()));
+    let added = bundle.root.join("models/mine/config.json");
+    std::fs::write(&added, [&std::fs::read(&added).expect("it is there")[..], b" "].concat())
+        .expect("it can be written");
+    refused(&run(), 5, "config.json");
     // A folder that nothing vouches for answers too, and that is said.
     let other = checkpoint(&bundle, &["Other", " words."], false);
     from("./checkpoint");

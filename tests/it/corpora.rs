@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use minijinja::Value;
 use secrecy::SecretBox;
+use tilekit::engine::checkpoint::adapter::AdapterConfig;
 use tilekit::engine::models::ModelConfig;
 use tilekit::engine::template::{ChatTemplate, Rendering};
 use tilekit::engine::tokenizer::Tokenizer;
@@ -82,6 +83,11 @@ fn templates() {
 #[test]
 fn configurations() {
     replay("config", 15, &|bytes| ModelConfig::parse(bytes).map(drop).map_err(|error| error.to_string()));
+}
+
+#[test]
+fn adapter_configurations() {
+    replay("adapter_config", 19, &|bytes| AdapterConfig::parse(bytes).map(drop).map_err(|error| error.to_string()));
 }
 
 #[test]

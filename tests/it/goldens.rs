@@ -1,7 +1,7 @@
 //! Logits and answers equal to mlx-lm's (mlx 0.32.2, mlx-lm 0.32.0, float32 arithmetic on the stored weights).
 //!
-//! `tests/vectors/goldens/tiny/MODEL/VARIANT/` holds random checkpoints with mlx-lm's numbers; `smollm2.json` its answers
-//! on the default model.
+//! `tests/vectors/goldens/tiny/MODEL/VARIANT/` holds random checkpoints with mlx-lm's numbers, `adapters/NAME/` LoRA
+//! adapters for some of them; `smollm2.json` has its answers on the default model.
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use tilekit::engine::backend::BackendChoice;
 use tilekit::engine::backend::cpu::Activations;
-use tilekit::engine::models::{ForwardError, LoadOptions, Model};
+use tilekit::engine::models::{AdapterFiles, ForwardError, LoadOptions, Model};
 use tilekit::verified::VerifiedFolder;
 
 /// How far a float32 engine's logits may be from the goldens: the bound that mlx-lm's own float32 runs keep.
@@ -61,9 +61,13 @@ fn assert_near(found: &[f32], expected: &Value, tolerance: f32, what: &str) {
     assert!(worst <= tolerance, "{what}: a logit differs by {worst}");
 }
 
-/// Prefill in one go, token by token, after truncation, and 32 greedy tokens.
+/// What mlx-lm computes with the checkpoint in `folder`.
 fn check_tiny(folder: &Path, options: &LoadOptions, tolerance: f32) {
-    let golden = read(&folder.join("golden.json"));
+    check_against(&read(&folder.join("golden.json")), folder, options, tolerance);
+}
+
+/// Prefill in one go, token by token, after truncation, and 32 greedy tokens.
+fn check_against(golden: &Value, folder: &Path, options: &LoadOptions, tolerance: f32) {
     let prompt = tokens(&golden["prompt"]);
     let mut model = load(folder, options);
     let what = format!("{} {:?}, {}", folder.display(), options.activations, model.engine());
@@ -125,6 +129,37 @@ fn tiny_models_compute_what_mlx_lm_computes() {
     }
 }
 
+/// Drafts are verified several at once: that must not change a single bit.
+fn check_exact(golden: &Value, folder: &Path, options: &LoadOptions) {
+    let prompt = tokens(&golden["prompt"]);
+    let (mut one, mut several) = (load(folder, options), load(folder, options));
+    assert!(one.is_exact_in_batches());
+    forward(&mut one, &prompt[..7]);
+    forward(&mut several, &prompt[..7]);
+    for (from, to) in [(7, 9), (9, 10), (10, 13), (13, 17), (17, 22), (22, 28), (28, 35), (32, 40)] {
+        // A draft of which some were wrong was in between.
+        several.truncate(from);
+        one.truncate(from);
+        let found = several.forward_each(&prompt[from..to], &|| false).expect("the tokens are the model's");
+        let alone: Vec<f32> = prompt[from..to].iter().flat_map(|token| forward(&mut one, &[*token])).collect();
+        let what = format!("{} {:?}, {from}..{to}", folder.display(), options.activations);
+        assert!(found.iter().zip(&alone).all(|(a, b)| a.to_bits() == b.to_bits()), "{what}");
+        assert_eq!(found.len(), alone.len(), "{what}");
+    }
+}
+
+#[test]
+fn several_tokens_at_once_are_what_one_after_another_is() {
+    let ways = || [cpu(Activations::Int16, true), cpu(Activations::Int16, false), cpu(Activations::Float32, true)];
+    for (_, folder) in tiny() {
+        let golden = read(&folder.join("golden.json"));
+        ways().iter().for_each(|options| check_exact(&golden, &folder, options));
+    }
+    for (adapter, golden, model) in adapters() {
+        ways().into_iter().for_each(|options| check_exact(&golden, &model, &adapted(&adapter, options)));
+    }
+}
+
 #[test]
 fn the_default_model_answers_what_mlx_lm_answers() {
     let golden = read(&vectors().join("smollm2.json"));
@@ -152,6 +187,8 @@ fn mlx() -> LoadOptions {
 fn tiny_models_compute_over_mlx_what_mlx_lm_computes() {
     for (_, folder) in tiny() {
         check_tiny(&folder, &mlx(), FLOAT32_TOLERANCE);
+        // The whole prompt at once: with experts, its tokens are sorted by them.
+        check_tiny(&folder, &LoadOptions { num_batch: None, ..mlx() }, FLOAT32_TOLERANCE);
     }
 }
 
@@ -168,6 +205,52 @@ fn the_default_model_begins_its_answers_over_mlx_as_mlx_lm_does() {
             assert_eq!(argmax(&logits), token, "token {idx} of {}", chat["answer"]);
             logits = forward(&mut model, &[token]);
         }
+    }
+}
+
+/// Every adapter of `tests/vectors/goldens/adapters`, with its golden and the folder of its model.
+fn adapters() -> Vec<(PathBuf, Value, PathBuf)> {
+    let all = ["llama-bf16", "llama-q4", "qwen3-q8"].map(|name| {
+        let folder = vectors().join("adapters").join(name);
+        let golden = read(&folder.join("golden.json"));
+        let model = vectors().join(golden["model"].as_str().expect("it names its model"));
+        (folder, golden, model)
+    });
+    all.into()
+}
+
+fn adapted(folder: &Path, options: LoadOptions) -> LoadOptions {
+    LoadOptions { adapter: Some(AdapterFiles::new(VerifiedFolder::unlisted(folder), "")), ..options }
+}
+
+#[test]
+fn adapters_change_what_mlx_lm_says_they_change() {
+    for (adapter, golden, model) in adapters() {
+        let float32 = |simd| cpu(Activations::Float32, simd);
+        check_against(&golden, &model, &adapted(&adapter, float32(true)), FLOAT32_TOLERANCE);
+        check_against(&golden, &model, &adapted(&adapter, float32(false)), FLOAT32_TOLERANCE);
+        let int16 = LoadOptions { threads: Some(3), ..cpu(Activations::Int16, true) };
+        check_against(&golden, &model, &adapted(&adapter, int16), INT16_TOLERANCE);
+        // Without it, the model says what it says without it.
+        let mut plain = load(&model, &float32(true));
+        let mut greedy = vec![argmax(&forward(&mut plain, &tokens(&golden["prompt"])))];
+        while greedy.len() < 32 {
+            greedy.push(argmax(&forward(&mut plain, &[greedy[greedy.len() - 1]])));
+        }
+        assert_eq!(greedy, tokens(&golden["base_greedy"]), "{}", model.display());
+        assert_ne!(greedy, tokens(&golden["greedy"]), "{}", adapter.display());
+        let memory = |options: &LoadOptions| {
+            Model::memory_bytes(&VerifiedFolder::unlisted(&model), options).expect("the headers are right")
+        };
+        assert!(memory(&adapted(&adapter, float32(true))) > memory(&float32(true)));
+    }
+}
+
+#[test]
+#[cfg(any(all(target_os = "macos", target_arch = "aarch64"), all(target_os = "linux", feature = "mlx")))]
+fn adapters_change_over_mlx_what_mlx_lm_says_they_change() {
+    for (adapter, golden, model) in adapters() {
+        check_against(&golden, &model, &adapted(&adapter, mlx()), FLOAT32_TOLERANCE);
     }
 }
 

@@ -1,5 +1,6 @@
 //! The integration tests, in one binary: each module is one promise of the program.
 
+mod adapter;
 mod commands;
 mod corpora;
 mod damage;
@@ -8,10 +9,12 @@ mod gguf;
 mod goldens;
 mod launcher;
 mod library;
+mod mirror;
 mod model;
 mod modelfile;
 mod moved;
 mod pty;
+mod pull;
 mod screen;
 mod schema;
 mod scripted;

@@ -108,3 +108,58 @@ fn the_default_model_answers_after_a_move() {
     let id = found[0]["session"].as_str().expect("an id").to_owned();
     assert!(bundle.ok(&["session", "show", &id]).contains("What is the capital of France?"));
 }
+
+/// Four turns, each a process of its own: each computes its own tokens alone, and says what one process would say.
+#[test]
+fn a_resumed_session_computes_only_what_is_new() {
+    let bundle = TestBundle::with_smollm2("Tiles");
+    let system = "You are a gardener. You answer in one short sentence. You like roses, lilies, tulips and old trees. You \
+                  never talk about the weather, about money or about politics, and you greet nobody by name. If you don't know \
+                  an answer you say so, and you never invent the name of a plant, of a place or of a person.";
+    let ask = |question: &str, session: Option<&str>| {
+        let set = ["--set", "temperature=0", "--set", "num_predict=24", "--system", system];
+        let mut arguments = vec!["run", "smollm2", "-p", question];
+        arguments.extend(set);
+        arguments.extend(session.iter().flat_map(|id| ["--session", *id]));
+        bundle.json(&arguments)
+    };
+    let usage = |answer: &serde_json::Value, name: &str| answer["usage"][name].as_u64().expect("a number");
+    let questions = ["Which flower blooms in winter?", "And in spring?", "Which one do you like best?", "Why?"];
+    let mut id: Option<String> = None;
+    let mut texts = Vec::new();
+    for question in questions {
+        let answer = ask(question, id.as_deref());
+        let new = usage(&answer, "input_tokens") - usage(&answer, "cached_tokens");
+        // The question, the tags around it, and the tag that ends the answer before.
+        assert!(id.is_none() || new < 24, "{new} new tokens: {answer}");
+        id = answer["session"].as_str().map(Into::into);
+        texts.push(answer["text"].clone());
+    }
+    // Another session with the same instructions computes only its own question.
+    let other = ask("Which tree grows old?", None);
+    assert!(usage(&other, "cached_tokens") > 64, "{other}");
+    assert!(usage(&other, "input_tokens") - usage(&other, "cached_tokens") < 24, "{other}");
+
+    let kept = |bundle: &TestBundle| fs::read_dir(bundle.root.join("data/cache")).map_or(0, Iterator::count);
+    assert_eq!(kept(&bundle), 3, "two sessions and one opening");
+    // Without the states, everything is computed, and is the same.
+    fs::remove_dir_all(bundle.root.join("data/cache")).expect("it is there");
+    let again = TestBundle::with_smollm2("Tiles");
+    let mut id: Option<String> = None;
+    for (question, text) in questions.iter().zip(&texts) {
+        let set = ["--set", "temperature=0", "--set", "num_predict=24", "--system", system];
+        let mut arguments = vec!["run", "smollm2", "-p", question];
+        arguments.extend(set);
+        arguments.extend(id.iter().flat_map(|id| ["--session", id.as_str()]));
+        let _ = fs::remove_dir_all(again.root.join("data/cache"));
+        let answer = again.json(&arguments);
+        assert_eq!((&answer["text"], usage(&answer, "cached_tokens")), (text, 0));
+        id = answer["session"].as_str().map(Into::into);
+    }
+    // A deleted session takes its state with it; nothing of a private conversation is kept.
+    let before = kept(&again);
+    again.ok(&["session", "delete", &id.expect("it has one"), "--yes"]);
+    assert_eq!(kept(&again), before - 1);
+    again.ok(&["run", "smollm2", "--no-save", "-p", &"long ".repeat(90), "--set", "num_predict=2"]);
+    assert_eq!(kept(&again), before - 1);
+}

@@ -96,13 +96,15 @@ pub(crate) fn write_thinker(folder: &Path, words: &[&str]) {
     fs::write(config, value.to_string()).expect("target can be written");
 }
 
-/// The bytes of a safetensors file, float32 throughout.
+/// The element of a matrix at a row and a column.
+type Value<'a> = &'a dyn Fn(usize, usize) -> f32;
+
+/// All weights of the checkpoint, as a safetensors file.
 fn weights(next: &BTreeMap<usize, usize>) -> Vec<u8> {
     let eye = |row: usize, column: usize| f32::from(u8::from(row == column));
     let script = |row: usize, column: usize| if next.get(&column) == Some(&row) { 10.0 } else { 0.0 };
     let zero = |_: usize, _: usize| 0.0;
     let one = |_: usize, _: usize| 1.0;
-    type Value<'a> = &'a dyn Fn(usize, usize) -> f32;
     let layer = "model.layers.0.";
     let tensors: [(String, Vec<usize>, Value<'_>); 12] = [
         ("model.embed_tokens.weight".into(), vec![VOCABULARY, WIDTH], &eye),
@@ -118,6 +120,27 @@ fn weights(next: &BTreeMap<usize, usize>) -> Vec<u8> {
         (format!("{layer}mlp.up_proj.weight"), vec![32, WIDTH], &zero),
         (format!("{layer}mlp.down_proj.weight"), vec![WIDTH, 32], &zero),
     ];
+    safetensors(&tensors)
+}
+
+/// Writes a LoRA adapter into `folder`, for the checkpoint that says `words`: with it, every answer begins with `first`.
+pub(crate) fn write_adapter(folder: &Path, words: &[&str], first: &str) {
+    fs::create_dir_all(folder).expect("target can be written");
+    let tokens = vocabulary(words);
+    let id_of = |word: &str| tokens.iter().position(|token| token == word).expect("it is in the vocabulary");
+    let (newline, first) = (id_of("Ċ"), id_of(&first.replace(' ', "Ġ")));
+    let a = |row: usize, _: usize| f32::from(u8::from(row == newline));
+    let b = |_: usize, column: usize| f32::from(u8::from(column == first));
+    let tensors: [(String, Vec<usize>, Value<'_>); 2] =
+        [("lm_head.lora_a".into(), vec![WIDTH, 1], &a), ("lm_head.lora_b".into(), vec![1, VOCABULARY], &b)];
+    fs::write(folder.join("adapters.safetensors"), safetensors(&tensors)).expect("target can be written");
+    let parameters = json!({"rank": 1, "scale": 20.0, "dropout": 0.0, "keys": ["lm_head"]});
+    let config = json!({"fine_tune_type": "lora", "num_layers": 1, "lora_parameters": parameters});
+    fs::write(folder.join("adapter_config.json"), config.to_string()).expect("target can be written");
+}
+
+/// The bytes of a safetensors file, float32 throughout.
+fn safetensors(tensors: &[(String, Vec<usize>, Value<'_>)]) -> Vec<u8> {
     let (mut header, mut body) = (serde_json::Map::new(), Vec::new());
     header.insert("__metadata__".into(), json!({"format": "mlx"}));
     for (name, shape, value) in tensors {
@@ -127,7 +150,7 @@ fn weights(next: &BTreeMap<usize, usize>) -> Vec<u8> {
         for (row, column) in (0..rows).flat_map(|row| (0..columns).map(move |column| (row, column))) {
             body.extend(value(row, column).to_le_bytes());
         }
-        header.insert(name, json!({"dtype": "F32", "shape": shape, "data_offsets": [start, body.len()]}));
+        header.insert(name.clone(), json!({"dtype": "F32", "shape": shape, "data_offsets": [start, body.len()]}));
     }
     let mut header = serde_json::Value::Object(header).to_string().into_bytes();
     header.resize(header.len().next_multiple_of(8), b' ');

@@ -78,6 +78,11 @@ const BANS: &[Ban] = &[
         applies: |_, _| true,
     },
     Ban {
+        what: "opens a connection outside `hub`",
+        patterns: &["ureq", "rustls"],
+        applies: |path, _| !path.starts_with("hub"),
+    },
+    Ban {
         what: "is unsafe outside the kernels and the calls of MLX's C functions",
         patterns: &["unsafe {", "unsafe fn"],
         applies: |path, _| !path.starts_with("engine/backend/cpu") && path != "engine/backend/mlx/raw.rs",
@@ -206,6 +211,7 @@ fn planted_violations_are_found() {
         ("src/store.rs", "//! S.\nfn f() { unsafe { g() } }\n", "unsafe outside"),
         ("src/engine/backend/mlx.rs", "//! M.\nfn f() { unsafe { g() } }\n", "unsafe outside"),
         ("src/store.rs", "//! S.\nuse std::net::TcpStream;\n", "opens a socket"),
+        ("src/store.rs", "//! S.\nuse ureq::Agent;\n", "outside `hub`"),
         ("src/disk.rs", "use crate::hint::Hint;\n", "first line"),
         ("src/disk/mod.rs", "//! D.\n", "named by their own file"),
         ("src/disk.rs", &long, "more than 600 lines"),

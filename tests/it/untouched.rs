@@ -16,6 +16,8 @@ const COMMANDS: &[&[&str]] = &[
     &["run", "-p", "hi"],
     &["session", "list"],
     &["model", "list"],
+    &["model", "list", "--available"],
+    &["privacy"],
     &["doctor"],
     &["account"],
     &["bundle", "verify"],

@@ -5,15 +5,18 @@
 use std::cell::RefCell;
 use std::ops::{ControlFlow, Range};
 
+use self::adapter::LowRank;
 use self::cache::Floats;
 use self::kernels::{BlockOut, BlockTask, HeadTask, Kernels, TOKENS_MAX};
 use self::matrix::{Form, MXFP4_GROUP, Matrix};
 use self::pool::Pool;
 use super::{Attention, Backend, BackendError};
 use crate::engine::checkpoint::{Checkpoint, CheckpointError, LoadProgress};
+use crate::engine::prefix::LayerState;
 
 mod simd;
 mod kernels;
+mod adapter;
 mod matrix;
 mod pool;
 pub(crate) mod cache;
@@ -49,11 +52,12 @@ pub struct Tensor {
     values: Vec<f32>,
 }
 
-/// A matrix with its bias where it has one.
+/// A matrix with its bias where it has one, and what an adapter adds.
 #[derive(Debug)]
 pub struct Linear {
     matrix: Matrix,
     bias: Option<Vec<f32>>,
+    adapter: Option<LowRank>,
 }
 
 /// Cosine and sine for each position and pair of elements, made as far as positions were used.
@@ -249,6 +253,7 @@ impl Rope {
 }
 
 impl Backend for Cpu {
+    const IS_EXACT_IN_BATCHES: bool = true;
     type Tensor = Tensor;
     type Linear = Linear;
     type Vector = Vec<f32>;
@@ -273,7 +278,8 @@ impl Backend for Cpu {
         rows: usize,
         columns: usize,
     ) -> Result<Linear, CheckpointError> {
-        Ok(Linear { matrix: weights.take_matrix(name, rows, columns)?, bias: weights.take_bias(name, rows)? })
+        let matrix = weights.take_matrix(name, rows, columns)?;
+        Ok(Linear { matrix, bias: weights.take_bias(name, rows)?, adapter: weights.take_adapter(name) })
     }
 
     fn vector(&self, weights: &mut Weights, name: &str, len: usize) -> Result<Vec<f32>, CheckpointError> {
@@ -311,6 +317,14 @@ impl Backend for Cpu {
 
     fn truncate(&self, cache: &mut Cache, len: usize) {
         cache.truncate(len);
+    }
+
+    fn snapshot(&self, cache: &Cache) -> Result<LayerState, BackendError> {
+        Ok(cache.snapshot())
+    }
+
+    fn restore(&self, cache: &mut Cache, state: &LayerState) -> bool {
+        cache.restore(state)
     }
 
     fn shortest(&self, cache: &Cache) -> usize {
@@ -353,6 +367,9 @@ impl Backend for Cpu {
             }
         });
         for (out, linear) in out.iter_mut().zip(matrices) {
+            if let Some(adapter) = &linear.adapter {
+                self.adapt(x, adapter, out);
+            }
             let Some(bias) = &linear.bias else { continue };
             for row in out.values.chunks_exact_mut(bias.len()) {
                 row.iter_mut().zip(bias).for_each(|(value, bias)| *value += bias);

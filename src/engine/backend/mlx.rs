@@ -12,6 +12,7 @@ use mlx_rs::{Array, Device, DeviceType, Dtype, fast, memory, ops};
 use self::raw::Packed;
 use super::{Attention, Backend, BackendError};
 use crate::engine::checkpoint::{Checkpoint, CheckpointError, LoadProgress};
+use crate::engine::prefix::LayerState;
 
 mod raw;
 mod attention;
@@ -41,12 +42,20 @@ pub struct Tensor {
     head_dim: Option<usize>,
 }
 
-/// A matrix with its bias where it has one.
+/// A matrix with its bias where it has one, and what an adapter adds.
 pub struct Linear {
     matrix: Matrix,
     bias: Option<Array>,
+    adapter: Option<LowRank>,
     rows: usize,
     columns: usize,
+}
+
+/// The two matrices of an adapter for one matrix: A is `[columns, rank]`, B `[rank, rows]`.
+struct LowRank {
+    a: Array,
+    b: Array,
+    scale: f32,
 }
 
 enum Matrix {
@@ -77,6 +86,12 @@ impl Mlx {
         let gpu = open().map_err(|error| failed(error.what()))?;
         let float32 = float32 || !gpu;
         Ok(Self { gpu, float32, failure: RefCell::new(None) })
+    }
+
+    /// With activations of the checkpoint's own type wherever it computes, as on a GPU.
+    #[cfg(test)]
+    pub(crate) fn native() -> Self {
+        Self { float32: false, ..Self::new(true).expect("MLX runs where it is built in") }
     }
 
     /// Whether it computes on a GPU.
@@ -134,13 +149,26 @@ fn failed(why: &str) -> BackendError {
     BackendError { backend: "mlx", why: why.into() }
 }
 
+#[cfg(test)]
+impl Tensor {
+    /// Whether the activations are of half precision.
+    pub(crate) fn is_half(&self) -> bool {
+        matches!(self.array.dtype(), Dtype::Bfloat16 | Dtype::Float16)
+    }
+}
+
 impl Linear {
     fn times(&self, x: &Array) -> Result<Array> {
-        let product = match &self.matrix {
-            Matrix::Dense(matrix) => ops::matmul(x, matrix.transpose()?)?,
-            Matrix::Packed(packed) => raw::quantized_matmul(x, packed)?,
+        let product = match (&self.matrix, &self.bias) {
+            (Matrix::Dense(matrix), None) => ops::matmul(x, matrix.transpose()?),
+            // Rounded once, as in mlx-lm.
+            (Matrix::Dense(matrix), Some(bias)) => ops::addmm(bias, x, matrix.transpose()?, 1.0, 1.0),
+            (Matrix::Packed(packed), None) => raw::quantized_matmul(x, packed),
+            (Matrix::Packed(packed), Some(bias)) => raw::quantized_matmul(x, packed)?.add(bias),
         };
-        self.bias.as_ref().map_or(Ok(product.clone()), |bias| product.add(bias))
+        let (Some(LowRank { a, b, scale }), Ok(product)) = (&self.adapter, &product) else { return product };
+        let added = ops::matmul(ops::matmul(x, a)?, b)?;
+        product.add(added.multiply(scalar(*scale, &added)?)?.as_dtype(x.dtype())?)
     }
 
     fn rows_of(&self, tokens: &[u32]) -> Result<Array> {
@@ -153,6 +181,8 @@ impl Linear {
 }
 
 impl Backend for Mlx {
+    /// Its kernels for one token sum in another order than those for several.
+    const IS_EXACT_IN_BATCHES: bool = false;
     type Tensor = Tensor;
     type Linear = Linear;
     type Vector = Array;
@@ -189,7 +219,12 @@ impl Backend for Mlx {
     }
 
     fn finish(&self, weights: Weights) -> std::result::Result<(), CheckpointError> {
-        weights.finish()
+        weights.finish()?;
+        if self.gpu {
+            // macOS 15 then leaves the weights where the GPU finds them. Earlier systems refuse, and are only slower.
+            let _ = memory::active_memory().and_then(memory::set_wired_limit);
+        }
+        Ok(())
     }
 
     fn rope_table(&self, wavelengths: &[f64]) -> Rope {
@@ -199,11 +234,24 @@ impl Backend for Mlx {
     }
 
     fn cache(&self, attention: &Attention) -> Cache {
-        Cache::new(attention.window)
+        Cache::new(attention)
     }
 
     fn truncate(&self, cache: &mut Cache, len: usize) {
         cache.truncate(len);
+    }
+
+    fn snapshot(&self, cache: &Cache) -> std::result::Result<LayerState, BackendError> {
+        self.check()?;
+        cache.snapshot().map_err(|error| failed(error.what()))
+    }
+
+    fn restore(&self, cache: &mut Cache, state: &LayerState) -> bool {
+        let is_restored = cache.restore(state).unwrap_or(false);
+        if !is_restored {
+            cache.truncate(0);
+        }
+        is_restored
     }
 
     fn shortest(&self, cache: &Cache) -> usize {
@@ -284,7 +332,7 @@ impl Backend for Mlx {
     fn gelu_gate(&self, gate: Tensor, up: &Tensor) -> Tensor {
         self.elements(&gate, up, |gate, up| {
             let number = |value| scalar(value, gate);
-            let cube = gate.square()?.multiply(gate)?.multiply(number(0.044_715)?)?;
+            let cube = gate.power(number(3.0)?)?.multiply(number(0.044_715)?)?;
             let inner = gate.add(cube)?.multiply(number((2.0 / std::f32::consts::PI).sqrt())?)?;
             let gelu = ops::tanh(inner)?.add(number(1.0)?)?.multiply(gate)?.multiply(number(0.5)?)?;
             gelu.multiply(up)

@@ -155,7 +155,8 @@ impl ModelConfig {
     /// # Errors
     /// It isn't JSON, lacks a value or has one that is out of range; its architecture is unknown.
     pub fn parse(bytes: &[u8]) -> Result<Self, CheckpointError> {
-        let json: Map<String, Value> = serde_json::from_slice(bytes).map_err(|e| malformed(e.to_string()))?;
+        let mut json: Map<String, Value> = serde_json::from_slice(bytes).map_err(|e| malformed(e.to_string()))?;
+        spread_rope_parameters(&mut json)?;
         let reader = Reader(&json);
         let model_type = json.get("model_type").and_then(Value::as_str);
         let model_type = model_type.ok_or_else(|| malformed("it has no `model_type`"))?.to_owned();
@@ -224,6 +225,32 @@ impl ModelConfig {
     pub fn quantisation_of(&self, module: &str) -> Option<Quantisation> {
         self.overrides.get(module).copied().or(self.quantisation)
     }
+}
+
+/// Writes `rope_parameters`, as transformers 5 has them, in the keys that were there before: one set of them, or one for each
+/// kind of layer.
+fn spread_rope_parameters(json: &mut Map<String, Value>) -> Result<(), CheckpointError> {
+    let Some(parameters) = json.remove("rope_parameters").filter(|value| !value.is_null()) else { return Ok(()) };
+    let object =
+        |value: &Value| value.as_object().cloned().ok_or_else(|| malformed("`rope_parameters` isn't an object"));
+    let mut global = object(&parameters)?;
+    if let Some(local) = global.get("sliding_attention") {
+        let local = object(local)?;
+        if local.get("rope_type").and_then(Value::as_str).is_some_and(|kind| kind != "default") {
+            return Err(CheckpointError::Unsupported { what: "rope scaling of sliding layers".into() });
+        }
+        if let Some(theta) = local.get("rope_theta") {
+            json.insert("rope_local_base_freq".into(), theta.clone());
+        }
+        global = global.get("full_attention").map(object).transpose()?.unwrap_or_default();
+    }
+    if let Some(theta) = global.remove("rope_theta") {
+        json.insert("rope_theta".into(), theta);
+    }
+    if global.contains_key("rope_type") || global.contains_key("type") {
+        json.insert("rope_scaling".into(), Value::Object(global));
+    }
+    Ok(())
 }
 
 fn malformed(why: impl Into<String>) -> CheckpointError {

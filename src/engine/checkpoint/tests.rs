@@ -61,7 +61,7 @@ fn write(folder: &Path, config: &str, weights: &[u8]) {
 fn open(weights: &[u8]) -> Result<Checkpoint, CheckpointError> {
     let folder = TestFolder::new();
     write(folder.path(), &config().to_string(), weights);
-    Checkpoint::open(&VerifiedFolder::unlisted(folder.path()))
+    Checkpoint::open(&VerifiedFolder::unlisted(folder.path()), None)
 }
 
 /// What loading a whole model says.
@@ -177,6 +177,12 @@ fn damaged_configurations_say_what_is_wrong() {
             invalid("`beta_fast` isn't above `beta_slow`"),
         ),
         (scaled(json!({ "type": "yarn", "factor": 2, "mscale": 1 })), needs("YaRN with `mscale`")),
+        (with("rope_parameters", json!(7)), invalid("`rope_parameters` isn't an object")),
+        (
+            with("rope_parameters", json!({ "rope_theta": 0, "rope_type": "default" })),
+            invalid("`rope_theta` isn't a number within 1 to 1000000000000"),
+        ),
+        (with("rope_parameters", json!({ "rope_type": "longrope" })), needs("rope scaling of type `longrope`")),
         (with("use_sliding_window", true.into()), needs("a sliding window of `llama`")),
         (scaled(json!({ "type": "linear" })), invalid("it has no number `factor`")),
         (with("quantization", json!(4)), invalid("`quantization` isn't an object")),
@@ -226,6 +232,15 @@ fn what_one_architecture_alone_has_is_checked() {
     assert_eq!(windows(&config), [None, Some(9), None]);
     let config = gemma(json!({})).expect("it is whole");
     assert_eq!(windows(&config), [Some(512), Some(512), Some(512), Some(512), Some(512), None, Some(512)]);
+    // As transformers 5 writes it.
+    let own = json!({ "sliding_attention": { "rope_type": "default", "rope_theta": 9_000.0 },
+                      "full_attention": { "rope_type": "linear", "factor": 8.0, "rope_theta": 5e5 } });
+    let config = gemma(json!({ "rope_parameters": own })).expect("it is whole");
+    assert_eq!((config.rope_theta, config.rope_scaling), (5e5, Some(RopeScaling::Linear { factor: 8.0 })));
+    assert!(matches!(config.particular, Particular::Gemma3(own) if own.rope_local_base_freq == 9_000.0));
+    let own = json!({ "rope_type": "default", "rope_theta": 5e5 });
+    let config = parsed("llama", json!({ "rope_parameters": own })).expect("it is whole");
+    assert_eq!((config.rope_theta, config.rope_scaling), (5e5, None));
     let message = |config: Result<ModelConfig, CheckpointError>| config.expect_err("it can't be").to_string();
     for (config, expected) in [
         (gpt_oss(json!({ "num_local_experts": 0 })), "`num_local_experts` is 0, not within 1 to 1024"),
@@ -305,10 +320,10 @@ fn a_file_cut_anywhere_is_refused() {
     }
     open(&bytes).expect("nothing is missing");
     let folder = TestFolder::new();
-    let error = Checkpoint::open(&VerifiedFolder::unlisted(folder.path())).expect_err("it is empty");
+    let error = Checkpoint::open(&VerifiedFolder::unlisted(folder.path()), None).expect_err("it is empty");
     assert_eq!(error.to_string(), "the model has no `config.json`");
     std::fs::write(folder.path().join("config.json"), config().to_string()).expect("target can be written");
-    let error = Checkpoint::open(&VerifiedFolder::unlisted(folder.path())).expect_err("there are no weights");
+    let error = Checkpoint::open(&VerifiedFolder::unlisted(folder.path()), None).expect_err("there are no weights");
     assert_eq!(error.to_string(), "the model has no `model.safetensors`");
 }
 

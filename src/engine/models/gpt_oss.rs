@@ -86,6 +86,13 @@ impl<B: Backend> Layer<B> {
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
         let (q_width, kv_width) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
         let name = |part: &str| format!("model.layers.{layer}.{part}");
+        // Every one of them has a bias, whatever the configuration says.
+        for part in ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.router"] {
+            backend.require_bias(weights, &name(part))?;
+        }
+        for part in ["gate_proj", "up_proj", "down_proj"] {
+            backend.require_bias(weights, &name(&format!("mlp.experts.{part}")))?;
+        }
         let scale = (config.head_dim as f32).powf(-0.5) * rope::score_factor(config.rope_scaling);
         let mut experts = |part: &str, rows: usize, columns: usize| {
             backend.experts(weights, &name(&format!("mlp.experts.{part}")), own.experts, rows, columns)

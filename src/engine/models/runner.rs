@@ -4,8 +4,9 @@ use std::ops::ControlFlow;
 
 use super::ForwardError;
 use super::architecture::{self, Architecture};
-use crate::engine::backend::Backend;
+use crate::engine::backend::{Backend, BackendError};
 use crate::engine::checkpoint::{Checkpoint, CheckpointError, LoadProgress};
+use crate::engine::prefix::LayerState;
 
 /// A loaded model, whatever its backend.
 pub(super) trait Run {
@@ -19,6 +20,14 @@ pub(super) trait Run {
     fn forward(&mut self, tokens: &[u32], cancelled: &dyn Fn() -> bool) -> Result<Vec<f32>, ForwardError>;
     /// See [`super::Model::forward_all`].
     fn forward_all(&mut self, tokens: &[u32]) -> Result<Vec<f32>, ForwardError>;
+    /// See [`super::Model::forward_each`].
+    fn forward_each(&mut self, tokens: &[u32], cancelled: &dyn Fn() -> bool) -> Result<Vec<f32>, ForwardError>;
+    /// See [`super::Model::is_exact_in_batches`].
+    fn is_exact_in_batches(&self) -> bool;
+    /// What the caches hold.
+    fn snapshot(&self) -> Result<Vec<LayerState>, BackendError>;
+    /// Puts back what [`Self::snapshot`] took; says whether it fits. Where it doesn't, the caches are empty.
+    fn restore(&mut self, layers: &[LayerState], len: usize) -> bool;
 }
 
 /// A model over the backend `B`.
@@ -104,4 +113,39 @@ impl<B: Backend + 'static> Run for Runner<B> {
         let before = self.len;
         self.all_logits(tokens).inspect_err(|error| self.undo(before, error))
     }
+
+    fn forward_each(&mut self, tokens: &[u32], cancelled: &dyn Fn() -> bool) -> Result<Vec<f32>, ForwardError> {
+        let before = self.len;
+        let computed = match self.block(tokens, cancelled) {
+            Ok(states) => {
+                let logits = self.architecture.logits(&self.backend, &states);
+                self.backend.to_floats(logits).map_err(ForwardError::from)
+            }
+            Err(error) => Err(error),
+        };
+        computed.inspect_err(|error| self.undo(before, error))
+    }
+
+    fn is_exact_in_batches(&self) -> bool {
+        B::IS_EXACT_IN_BATCHES
+    }
+
+    fn snapshot(&self) -> Result<Vec<LayerState>, BackendError> {
+        self.caches.iter().map(|cache| self.backend.snapshot(cache)).collect()
+    }
+
+    fn restore(&mut self, layers: &[LayerState], len: usize) -> bool {
+        self.truncate(0);
+        let fits = layers.len() == self.caches.len()
+            && self.caches.iter_mut().zip(layers).all(|(cache, layer)| self.backend.restore(cache, layer));
+        if fits {
+            self.len = len;
+        } else {
+            self.truncate(0);
+        }
+        fits
+    }
 }
+
+#[cfg(all(test, target_os = "linux", feature = "mlx"))]
+mod tests;

@@ -13,9 +13,18 @@ use crate::failure::{Code, Failure};
 use crate::terminal::escape::neutralise_line;
 use crate::unlock::Open;
 
+mod pull;
+
 /// Runs it.
 pub(crate) fn run(app: &App, command: ModelCommand) -> Result<(), Failure> {
+    if let ModelCommand::Pull(arguments) = &command {
+        // Asked for before anything else: without the flag nothing is opened, not even the bundle.
+        pull::check_allowed(arguments)?;
+    }
     let bundle = app.bundle()?;
+    if let ModelCommand::List { available: true } = command {
+        return pull::list_available(app, &bundle.models());
+    }
     let library = shipped(&bundle)?;
     // Models that came with the bundle need no key; those that were added are listed under one.
     let is_enough = match &command {
@@ -24,7 +33,7 @@ pub(crate) fn run(app: &App, command: ModelCommand) -> Result<(), Failure> {
         }
         _ => {
             !tilekit::disk::exists(&bundle.added_models())
-                && !matches!(command, ModelCommand::Import { .. } | ModelCommand::Remove { .. })
+                && !matches!(command, ModelCommand::Pull(_) | ModelCommand::Import { .. } | ModelCommand::Remove { .. })
         }
     };
     if is_enough {
@@ -37,7 +46,7 @@ pub(crate) fn run(app: &App, command: ModelCommand) -> Result<(), Failure> {
 
 fn act(app: &App, command: ModelCommand, mut library: Library) -> Result<(), Failure> {
     match command {
-        ModelCommand::List => list(app, &library),
+        ModelCommand::List { .. } => list(app, &library),
         ModelCommand::Show { name } => show(app, &library, &name),
         ModelCommand::Import { path, name, dry_run } => {
             let plan = with_progress(app, |sink| library.plan_import(&path, name.as_deref(), sink))?;
@@ -59,6 +68,7 @@ fn act(app: &App, command: ModelCommand, mut library: Library) -> Result<(), Fai
             app.terminal.say(&format!("Try it: tiles run {}", report.name));
             Ok(())
         }
+        ModelCommand::Pull(arguments) => pull::run(app, &arguments, &mut library),
         ModelCommand::Verify { name } => verify(app, &library, name),
         ModelCommand::Remove { name, yes, dry_run } => {
             let bytes = library.find(&name)?.size_bytes();
@@ -183,6 +193,7 @@ where
         if bar.as_ref().is_none_or(|(step, _)| *step != progress.step) {
             let label = match progress.step {
                 Step::Examining => "Examining",
+                Step::Downloading => "Downloading",
                 Step::Writing => "Writing",
                 Step::Verifying => "Verifying",
             };

@@ -6,11 +6,12 @@ use crate::app::App;
 use crate::failure::Failure;
 
 /// What Tiles itself does.
-const OURS: [&str; 5] = [
+const OURS: [&str; 6] = [
     "Everything you say and every answer is in `data/tiles.db`, encrypted with a key that only your passphrase opens.",
+    "What the model computed of your last conversations is in `data/cache/`, encrypted too; deleting it costs only time.",
     "The identity and all keys are in `data/key.a` and `data/key.b`, twice the same, sealed with your passphrase.",
     "Added models are in `models/`, their list in `data/models.toml`. Neither is encrypted: they say which models you use.",
-    "Nothing is written outside the bundle's folder, and no network connection is opened by any command of this version.",
+    "Nothing is written outside the bundle's folder, and no connection is opened but by `tiles model pull --allow-network`, to its endpoint (huggingface.co) and where that redirects.",
     "`--no-save` and `/private` keep nothing of a conversation.",
 ];
 

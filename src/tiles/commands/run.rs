@@ -14,6 +14,7 @@ use crate::app::App;
 use crate::args::RunArguments;
 use crate::conversation::{Screen, shipped, statistics};
 use crate::failure::{Code, Failure};
+use crate::kept_state::KeptState;
 use crate::repl;
 use crate::repl::markdown::code::Syntaxes;
 use crate::terminal::Stream;
@@ -66,7 +67,14 @@ pub(crate) fn run(app: &App, arguments: &RunArguments) -> Result<(), Failure> {
         chat.resume(&open.store, open.store.find(id)?)?;
     }
     let done = match question {
-        Some(question) => one_answer(app, arguments, &worker, &mut chat, open.as_ref(), &question),
+        Some(question) => {
+            let state = KeptState::new(app, &bundle, open.as_ref());
+            app.wait_for_engine(&worker);
+            state.take_up(&worker, &chat);
+            let done = one_answer(app, arguments, &worker, &mut chat, open.as_ref(), &question);
+            state.keep(&worker, &chat);
+            done
+        }
         None => repl::talk(app, &bundle, worker, resolved, chat, open.as_ref(), arguments),
     };
     match open {
@@ -116,7 +124,6 @@ fn one_answer(
     open: Option<&Open>,
     question: &str,
 ) -> Result<(), Failure> {
-    app.wait_for_engine(worker);
     let syntaxes = Rc::new(Syntaxes::default());
     let mut screen = Screen::new(app, &syntaxes, false);
     let keep = keep(app, open.map(|open| &open.store));
@@ -180,6 +187,8 @@ fn answer_json(completion: &Completion, chat: &ChatSession) -> serde_json::Value
             "input_tokens": usage.input_tokens,
             "cached_tokens": usage.cached_tokens,
             "output_tokens": usage.output_tokens,
+            "drafted_tokens": usage.drafted_tokens,
+            "accepted_tokens": usage.accepted_tokens,
         },
         "timing": {
             "load_ms": timing.load_ms,

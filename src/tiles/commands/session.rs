@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 use tilekit::disk;
+use tilekit::prefix_cache::PrefixCache;
 use tilekit::store::{SearchHit, SessionSummary, Store};
 use tilekit::transcript::{self, TRANSCRIPTS_BYTES_MAX};
 
@@ -21,11 +22,11 @@ const SHORT_ID: usize = 8;
 pub(crate) fn run(app: &App, command: SessionCommand) -> Result<(), Failure> {
     let bundle = app.bundle()?;
     let open = app.unlock(&bundle, &OnboardingArguments::default())?;
-    let done = act(app, command, &open.store);
+    let done = act(app, command, &open.store, &open.prefix_cache(&bundle));
     done.and(open.close())
 }
 
-fn act(app: &App, command: SessionCommand, store: &Store) -> Result<(), Failure> {
+fn act(app: &App, command: SessionCommand, store: &Store, states: &PrefixCache) -> Result<(), Failure> {
     match command {
         SessionCommand::List => {
             let sessions = store.list()?;
@@ -65,6 +66,7 @@ fn act(app: &App, command: SessionCommand, store: &Store) -> Result<(), Failure>
             }
             app.confirm(&format!("Delete {what}? It can't be brought back."), yes)?;
             store.delete(session.id)?;
+            states.forget_session(session.id)?;
             app.print(&json!({ "deleted": session.id.to_string() }), || format!("deleted {what}"))
         }
         SessionCommand::Export { id, format } => {

@@ -11,5 +11,5 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let config = include_bytes!("../../vectors/goldens/tiny/llama-tied/q4-g32/config.json");
     std::fs::write(folder.join("config.json"), config).expect("target can be written");
     std::fs::write(folder.join("model.safetensors"), bytes).expect("target can be written");
-    let _ = Checkpoint::open(&VerifiedFolder::unlisted(&folder));
+    let _ = Checkpoint::open(&VerifiedFolder::unlisted(&folder), None);
 });

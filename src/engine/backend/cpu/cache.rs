@@ -3,9 +3,12 @@
 use half::f16;
 use half::slice::HalfFloatSliceExt as _;
 
-/// How many positions beyond a window are kept, so that a conversation can go back a little; and by how many more it grows
-/// before the oldest are dropped.
-pub(crate) const BEYOND_WINDOW: usize = 256;
+use crate::engine::checkpoint::Dtype;
+use crate::engine::prefix::LayerState;
+
+/// How many positions beyond a window are kept, so that a conversation can go back by a long answer; and by how many more
+/// it grows before the oldest are dropped.
+pub(crate) const BEYOND_WINDOW: usize = 1_024;
 
 /// Keys and values, each `[positions, kv_heads · head_dim]`.
 #[derive(Debug)]
@@ -46,6 +49,24 @@ impl Floats {
                 values[before..].convert_from_f32_slice(added);
             }
             Self::Single(values) => values.extend_from_slice(added),
+        }
+    }
+
+    fn to_bytes(&self) -> (Dtype, Vec<u8>) {
+        match self {
+            Self::Half(values) => (Dtype::F16, values.iter().flat_map(|value| value.to_le_bytes()).collect()),
+            Self::Single(values) => (Dtype::F32, values.iter().flat_map(|value| value.to_le_bytes()).collect()),
+        }
+    }
+
+    fn set_bytes(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Half(values) => {
+                *values = bytes.as_chunks::<2>().0.iter().map(|value| f16::from_le_bytes(*value)).collect();
+            }
+            Self::Single(values) => {
+                *values = bytes.as_chunks::<4>().0.iter().map(|value| f32::from_le_bytes(*value)).collect();
+            }
         }
     }
 
@@ -109,6 +130,33 @@ impl Cache {
         self.values.truncate(kept);
     }
 
+    /// What it holds.
+    pub(super) fn snapshot(&self) -> LayerState {
+        let (dtype, keys) = self.keys.to_bytes();
+        let (_, values) = self.values.to_bytes();
+        LayerState { dtype, width: self.width, first: self.dropped, keys, values }
+    }
+
+    /// Takes what [`Self::snapshot`] gave, where it is of the same width and precision.
+    pub(super) fn restore(&mut self, state: &LayerState) -> bool {
+        self.truncate(0);
+        let dtype = self.keys.to_bytes().0;
+        // Positions may only be missing where a window doesn't reach them.
+        let fits = state.width == self.width
+            && state.dtype == dtype
+            && match (state.positions(), self.window) {
+                (Some(positions), Some(window)) => state.first == 0 || positions >= window,
+                (Some(_), None) => state.first == 0,
+                (None, _) => false,
+            };
+        if fits {
+            self.keys.set_bytes(&state.keys);
+            self.values.set_bytes(&state.values);
+            self.dropped = state.first;
+        }
+        fits
+    }
+
     /// The shortest length above 0 whose whole window is still there.
     pub(super) fn shortest(&self) -> usize {
         match self.window {
@@ -125,7 +173,7 @@ mod tests {
     #[test]
     fn a_window_forgets_what_is_far_behind() {
         let mut cache = Cache::new(2, Some(8), false);
-        for position in 0..2_000 {
+        for position in 0..5_000 {
             cache.append(&[position as f32; 2], &[0.0; 2]);
             assert_eq!(cache.len(), position + 1);
             assert!(cache.len() - cache.dropped() <= 8 + 2 * BEYOND_WINDOW + 1);
@@ -133,7 +181,7 @@ mod tests {
         let Floats::Single(keys) = &cache.keys else { panic!("it is of float32") };
         assert_eq!(keys[0] as usize, cache.dropped());
         let shortest = cache.shortest();
-        assert!(shortest > 1_000 && shortest <= 2_000 - BEYOND_WINDOW);
+        assert!(shortest > 2_000 && shortest <= 5_000 - BEYOND_WINDOW);
         cache.truncate(shortest);
         assert_eq!((cache.len(), cache.shortest()), (shortest, shortest));
         cache.truncate(0);

@@ -11,6 +11,12 @@ use super::simd::{Avx2, Avx512};
 use super::simd::{Scalar, Simd};
 use crate::engine::checkpoint::Dtype;
 
+mod elements;
+mod attention;
+
+use self::attention::attend;
+use self::elements::{clipped_swiglu, gelu_gate, quantise, rms_norm, silu_gate};
+
 /// One block of rows times a few tokens.
 #[derive(Clone, Copy)]
 pub(super) struct BlockTask<'a> {
@@ -113,6 +119,7 @@ impl Kernels {
     /// All kernels that this processor runs.
     #[cfg(test)]
     pub(super) fn all() -> Vec<Self> {
+        #[allow(unused_mut, reason = "elsewhere there is one")]
         let mut all = vec![scalar::KERNELS];
         #[cfg(target_arch = "x86_64")]
         {
@@ -380,7 +387,16 @@ unsafe fn integer<S: Simd, C: Codes, P: Parts>(task: &BlockTask<'_>, out: &mut B
             integer_tokens::<S, C, P, 4, 1>(task, 0, out);
             return integer_tokens::<S, C, P, 4, 1>(task, 4, out);
         }
-        for token in 0..task.tokens {
+        let mut token = 0;
+        while task.tokens - token >= 4 {
+            integer_tokens::<S, C, P, 4, 1>(task, token, out);
+            token += 4;
+        }
+        if task.tokens - token >= 2 {
+            integer_tokens::<S, C, P, 2, 2>(task, token, out);
+            token += 2;
+        }
+        if task.tokens > token {
             integer_tokens::<S, C, P, 1, 4>(task, token, out);
         }
     }
@@ -448,220 +464,9 @@ unsafe fn dense<S: Simd, P: Parts>(task: &BlockTask<'_>, out: &mut BlockOut) {
         if task.tokens == TOKENS_MAX {
             return dense_tokens::<S, P, TOKENS_MAX, 1>(task, 0, out);
         }
+        // One chain a token, as for eight: the same sums bit by bit however many tokens come at once.
         for token in 0..task.tokens {
-            dense_tokens::<S, P, 1, 4>(task, token, out);
-        }
-    }
-}
-
-#[inline(always)]
-unsafe fn quantise<S: Simd>(group: &[f32], codes: &mut [i16]) -> (f32, f32) {
-    // SAFETY: `Kernels::quantise` checked the lengths; the caller has the instruction set.
-    unsafe {
-        let steps = (0..group.len()).step_by(S::LANES);
-        let (mut largest, mut poison) = (S::splat(0.0), S::splat(0.0));
-        for at in steps.clone() {
-            let x = S::load(group.as_ptr().add(at));
-            largest = S::max(largest, S::max(x, S::mul(x, S::splat(-1.0))));
-            // A maximum forgets a NaN; zero times a NaN or an infinity is a NaN, and so is any sum with it.
-            poison = S::fma(x, S::splat(0.0), poison);
-        }
-        // What is no number reaches the logits and is reported there.
-        let scale = S::largest(largest) / f32::from(i16::MAX) + S::sum(poison);
-        let inverse = if scale > 0.0 && scale.is_finite() { 1.0 / scale } else { 0.0 };
-        let mut sum = S::splat(0.0);
-        for at in steps {
-            let x = S::mul(S::load(group.as_ptr().add(at)), S::splat(inverse));
-            // A denormal scale has no exact inverse; the bounds keep the codes within 16 bits all the same.
-            let x = S::max(S::min(x, S::splat(32767.0)), S::splat(-32767.0));
-            let rounded = S::round(x);
-            sum = S::add(sum, S::to_f(rounded));
-            S::store_i16(codes.as_mut_ptr().add(at), rounded);
-        }
-        (scale, scale * S::sum(sum))
-    }
-}
-
-#[inline(always)]
-unsafe fn dot<S: Simd>(a: *const f32, b: *const f32, len: usize) -> f32 {
-    // SAFETY: both are valid for `len` elements by the caller.
-    unsafe {
-        let whole = len / S::LANES * S::LANES;
-        let mut total = S::splat(0.0);
-        for at in (0..whole).step_by(S::LANES) {
-            total = S::fma(S::load(a.add(at)), S::load(b.add(at)), total);
-        }
-        (whole..len).fold(S::sum(total), |sum, at| sum + *a.add(at) * *b.add(at))
-    }
-}
-
-/// The products of a query with `N` keys at once, so that one sum needn't wait for the other.
-#[inline(always)]
-unsafe fn products<S: Simd, P: Parts, const N: usize>(query: &[f32], keys: [*const P::Element; N]) -> [f32; N] {
-    // SAFETY: each key is valid for the query's length by the caller, who has the instruction set.
-    unsafe {
-        let whole = query.len() / S::LANES * S::LANES;
-        let mut totals = [S::splat(0.0); N];
-        for at in (0..whole).step_by(S::LANES) {
-            let part = S::load(query.as_ptr().add(at));
-            for n in 0..N {
-                totals[n] = S::fma(part, P::load::<S>(keys[n].add(at).cast()), totals[n]);
-            }
-        }
-        std::array::from_fn(|n| {
-            (whole..query.len()).fold(S::sum(totals[n]), |sum, at| sum + query[at] * P::to_f32(*keys[n].add(at)))
-        })
-    }
-}
-
-#[inline(always)]
-unsafe fn attend<S: Simd, P: Parts>(
-    task: &HeadTask<'_>,
-    keys: &[P::Element],
-    values: &[P::Element],
-    scores: &mut [f32],
-    out: &mut [f32],
-) {
-    // SAFETY: `Kernels::attend` checked the lengths; the caller has the instruction set.
-    unsafe {
-        let width = out.len();
-        let key = |idx: usize| keys.as_ptr().add(idx * task.stride);
-        let mut largest = task.sink.unwrap_or(f32::NEG_INFINITY);
-        let fours = scores.len() / 4 * 4;
-        for idx in (0..fours).step_by(4) {
-            let four = products::<S, P, 4>(task.query, std::array::from_fn(|n| key(idx + n)));
-            for n in 0..4 {
-                scores[idx + n] = task.scale * four[n];
-                largest = largest.max(scores[idx + n]);
-            }
-        }
-        for idx in fours..scores.len() {
-            scores[idx] = task.scale * products::<S, P, 1>(task.query, [key(idx)])[0];
-            largest = largest.max(scores[idx]);
-        }
-        let whole = scores.len() / S::LANES * S::LANES;
-        let mut total = S::splat(0.0);
-        for at in (0..whole).step_by(S::LANES) {
-            let weight = exp::<S>(S::add(S::load(scores.as_ptr().add(at)), S::splat(-largest)));
-            total = S::add(total, weight);
-            S::store(scores.as_mut_ptr().add(at), weight);
-        }
-        let mut total = S::sum(total) + task.sink.map_or(0.0, |sink| (sink - largest).exp());
-        for score in &mut scores[whole..] {
-            *score = (*score - largest).exp();
-            total += *score;
-        }
-        let whole = width / S::LANES * S::LANES;
-        let share = 1.0 / total;
-        // Four vectors of the output at a time stay in registers over all positions.
-        let mut at = 0;
-        while at < whole {
-            let vectors = ((whole - at) / S::LANES).min(4);
-            let mut sums = [S::splat(0.0); 4];
-            for (idx, score) in scores.iter().enumerate() {
-                let row = values.as_ptr().add(idx * task.stride + at);
-                for (vector, sum) in sums.iter_mut().enumerate().take(vectors) {
-                    *sum = S::fma(S::splat(*score), P::load::<S>(row.add(vector * S::LANES).cast()), *sum);
-                }
-            }
-            for (vector, sum) in sums.into_iter().enumerate().take(vectors) {
-                S::store(out.as_mut_ptr().add(at + vector * S::LANES), S::mul(sum, S::splat(share)));
-            }
-            at += vectors * S::LANES;
-        }
-        for column in whole..width {
-            let value = |idx: usize| P::to_f32(values[idx * task.stride + column]);
-            let sum: f32 = scores.iter().enumerate().map(|(idx, score)| score * value(idx)).sum();
-            out[column] = sum * share;
-        }
-    }
-}
-
-/// e to the power of each lane, to about 2 units in the last place (the polynomial of Cephes' `expf`).
-#[inline(always)]
-unsafe fn exp<S: Simd>(x: S::F) -> S::F {
-    // SAFETY: the caller has the instruction set.
-    unsafe {
-        let x = S::max(S::min(x, S::splat(88.0)), S::splat(-87.0));
-        let n = S::round(S::mul(x, S::splat(std::f32::consts::LOG2_E)));
-        let r = S::fma(S::to_f(n), S::splat(-0.693_359_4), x);
-        let r = S::fma(S::to_f(n), S::splat(2.121_944_4e-4), r);
-        let coefficients = [1.987_569_1e-4, 1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5];
-        let polynomial = coefficients.into_iter().fold(S::splat(0.0), |sum, c| S::fma(sum, r, S::splat(c)));
-        let fraction = S::add(S::fma(S::mul(r, r), polynomial, r), S::splat(1.0));
-        S::mul(fraction, S::exp2(n))
-    }
-}
-
-/// Applies `gate` to all elements, the last few of them in a vector that is filled up.
-#[inline(always)]
-unsafe fn gated<S: Simd>(gate: &mut [f32], up: &[f32], apply: impl Fn(S::F, S::F) -> S::F) {
-    // SAFETY: `Kernels` checked that the lengths are equal; the caller has the instruction set.
-    unsafe {
-        let whole = gate.len() / S::LANES * S::LANES;
-        for at in (0..whole).step_by(S::LANES) {
-            let to = gate.as_mut_ptr().add(at);
-            S::store(to, apply(S::load(to), S::load(up.as_ptr().add(at))));
-        }
-        if whole < gate.len() {
-            let (mut last_gate, mut last_up) = ([0.0; 16], [0.0; 16]);
-            let rest = gate.len() - whole;
-            last_gate[..rest].copy_from_slice(&gate[whole..]);
-            last_up[..rest].copy_from_slice(&up[whole..]);
-            let gated = apply(S::load(last_gate.as_ptr()), S::load(last_up.as_ptr()));
-            S::store(last_gate.as_mut_ptr(), gated);
-            gate[whole..].copy_from_slice(&last_gate[..rest]);
-        }
-    }
-}
-
-/// `x · sigmoid(factor · x)`.
-#[inline(always)]
-unsafe fn swish<S: Simd>(x: S::F, factor: f32) -> S::F {
-    // SAFETY: the caller has the instruction set.
-    unsafe { S::div(x, S::add(exp::<S>(S::mul(x, S::splat(-factor))), S::splat(1.0))) }
-}
-
-#[inline(always)]
-unsafe fn silu_gate<S: Simd>(gate: &mut [f32], up: &[f32]) {
-    // SAFETY: as `gated`.
-    unsafe { gated::<S>(gate, up, |x, up| S::mul(swish::<S>(x, 1.0), up)) }
-}
-
-/// `0.5 · x · (1 + tanh(y))` is `x · sigmoid(2 · y)`.
-#[inline(always)]
-unsafe fn gelu_gate<S: Simd>(gate: &mut [f32], up: &[f32]) {
-    const FACTOR: f32 = 1.595_769; // 2 · sqrt(2 / pi)
-    // SAFETY: as `gated`.
-    unsafe {
-        gated::<S>(gate, up, |x, up| {
-            let y = S::mul(x, S::fma(S::mul(x, x), S::splat(0.044_715), S::splat(1.0)));
-            let below = S::add(exp::<S>(S::mul(y, S::splat(-FACTOR))), S::splat(1.0));
-            S::mul(S::div(x, below), up)
-        });
-    }
-}
-
-#[inline(always)]
-unsafe fn clipped_swiglu<S: Simd>(gate: &mut [f32], up: &[f32], alpha: f32, limit: f32) {
-    // SAFETY: as `gated`.
-    unsafe {
-        gated::<S>(gate, up, |x, up| {
-            let x = S::min(x, S::splat(limit));
-            let up = S::max(S::min(up, S::splat(limit)), S::splat(-limit));
-            S::mul(swish::<S>(x, alpha), S::add(up, S::splat(1.0)))
-        });
-    }
-}
-
-#[inline(always)]
-unsafe fn rms_norm<S: Simd>(x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) {
-    // SAFETY: `Kernels::rms_norm` checked the lengths; the caller has the instruction set.
-    unsafe {
-        let mean = dot::<S>(x.as_ptr(), x.as_ptr(), x.len()) / x.len() as f32;
-        let factor = 1.0 / (mean + epsilon).sqrt();
-        for ((out, x), weight) in out.iter_mut().zip(x).zip(weight) {
-            *out = x * factor * weight;
+            dense_tokens::<S, P, 1, 1>(task, token, out);
         }
     }
 }

@@ -55,7 +55,7 @@ fn matrix(noise: &mut Noise, rows: usize, columns: usize, form: Form, lanes: usi
         }
         Form::Dense(dtype) => matrix.set_floats(0, &stored(&noise.floats(rows * columns), dtype)),
     }
-    Linear { matrix, bias: None }
+    Linear { matrix, bias: None, adapter: None }
 }
 
 fn cpu(kernels: Kernels, threads: usize, activations: Activations) -> Cpu {
@@ -403,6 +403,11 @@ fn gates_are_what_float64_says() {
             let (x, up) = (f64::from(x.min(7.0)), f64::from(up.clamp(-7.0, 7.0)));
             let exact = (up + 1.0) * x / (1.0 + (-f64::from(1.702_f32) * x).exp());
             assert!((f64::from(*found) - exact).abs() <= exact.abs() * 1e-5 + 1e-30, "{}: {x} {found}", kernels.name);
+        }
+        for (gate, up) in [(f32::NAN, 1.0), (1.0, f32::NAN), (f32::INFINITY, 1.0), (1.0, f32::NEG_INFINITY)] {
+            let mut gates = [gate; 3];
+            kernels.clipped_swiglu(&mut gates, &[up; 3], 1.702, 7.0);
+            assert!(gates.iter().all(|gate| gate.is_nan()), "{}: {gate} {up}", kernels.name);
         }
         let mut gate = [2.0, f32::NAN, -1.0];
         kernels.silu_gate(&mut gate, &[3.0, 1.0, 0.0]);

@@ -3,14 +3,18 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
+use super::adapter::LowRank;
 use super::matrix::{Form, Matrix};
-use crate::engine::checkpoint::{Checkpoint, CheckpointError, Dtype, LoadProgress, Mode, TensorInfo};
+use crate::engine::checkpoint::{Adapter, Checkpoint, CheckpointError, Dtype, LoadProgress, Mode, TensorInfo};
 
 /// Weights that were read and that no layer has taken yet.
 #[derive(Debug, Default)]
 pub struct Weights {
     matrices: BTreeMap<String, Matrix>,
+    /// Vectors, and the matrices of the adapter as they lie in its file.
     vectors: BTreeMap<String, Vec<f32>>,
+    adapter: Option<Adapter>,
+    lanes: usize,
 }
 
 /// Where the bytes of a tensor go.
@@ -43,10 +47,14 @@ impl Weights {
         lanes: usize,
         progress: &mut dyn FnMut(LoadProgress) -> ControlFlow<()>,
     ) -> Result<Self, CheckpointError> {
-        let mut weights = Self::default();
+        let mut weights = Self { adapter: checkpoint.adapter().copied(), lanes, ..Self::default() };
         let mut targets = Vec::new();
-        for tensor in checkpoint.tensors() {
-            targets.push(weights.plan(checkpoint, tensor, lanes)?);
+        for (idx, tensor) in checkpoint.tensors().iter().enumerate() {
+            let is_adapter = weights.adapter.is_some_and(|adapter| adapter.has(idx));
+            targets.push(match is_adapter {
+                true => weights.plan_vector(tensor.name.clone(), tensor),
+                false => weights.plan(checkpoint, tensor, lanes)?,
+            });
         }
         checkpoint.stream(progress, &mut |tensor_idx, first_row, bytes| {
             weights.take(&targets[tensor_idx], first_row, bytes);
@@ -76,17 +84,18 @@ impl Weights {
                 self.matrices.insert(module.clone(), Matrix::zeros(rows, columns, Form::Dense(tensor.dtype), lanes));
                 Ok(Target::Floats { module })
             }
-            ("bias", &[experts, rows]) if tensor.dtype.is_float() => {
-                self.vectors.insert(tensor.name.clone(), Vec::with_capacity(experts * rows));
-                Ok(Target::Vector { name: tensor.name.clone(), dtype: tensor.dtype })
-            }
-            (_, &[len]) if tensor.dtype.is_float() => {
-                let name = if kind == "weight" { module } else { tensor.name.clone() };
-                self.vectors.insert(name.clone(), Vec::with_capacity(len));
-                Ok(Target::Vector { name, dtype: tensor.dtype })
+            ("bias", [_, _]) if tensor.dtype.is_float() => Ok(self.plan_vector(tensor.name.clone(), tensor)),
+            (_, [_]) if tensor.dtype.is_float() => {
+                Ok(self.plan_vector(if kind == "weight" { module } else { tensor.name.clone() }, tensor))
             }
             _ => Err(refuse("its type and shape fit no part of a model")),
         }
+    }
+
+    /// Makes room for a tensor that is kept as floats in the order of its file.
+    fn plan_vector(&mut self, name: String, tensor: &TensorInfo) -> Target {
+        self.vectors.insert(name.clone(), Vec::with_capacity(tensor.shape.iter().product()));
+        Target::Vector { name, dtype: tensor.dtype }
     }
 
     fn take(&mut self, target: &Target, first_row: usize, bytes: &[u8]) {
@@ -139,6 +148,13 @@ impl Weights {
         if self.vectors.contains_key(&name) { self.take_vector(&name, rows).map(Some) } else { Ok(None) }
     }
 
+    /// Takes what the adapter adds to the matrix `name`, if it does: the checkpoint checked that the shapes fit.
+    pub(super) fn take_adapter(&mut self, name: &str) -> Option<LowRank> {
+        let adapter = self.adapter?;
+        let [a, b] = ["lora_a", "lora_b"].map(|side| self.vectors.remove(&format!("{name}.{side}")));
+        Some(LowRank::new(&adapter, &a?, &b?, self.lanes))
+    }
+
     pub(super) fn take_vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>, CheckpointError> {
         let refuse = |why: String| CheckpointError::Tensor { name: name.into(), why };
         let vector = self.vectors.remove(name).ok_or_else(|| refuse("it is missing".into()))?;
@@ -152,7 +168,7 @@ impl Weights {
     pub(super) fn finish(self) -> Result<(), CheckpointError> {
         let mut left = self.matrices.into_keys().chain(self.vectors.into_keys());
         match left.find(|name| !name.ends_with("rotary_emb.inv_freq") && name != "lm_head") {
-            Some(name) => Err(CheckpointError::Tensor { name, why: "this architecture has no such part".into() }),
+            Some(name) => Err(CheckpointError::no_such_part(name)),
             None => Ok(()),
         }
     }

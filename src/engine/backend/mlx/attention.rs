@@ -1,19 +1,24 @@
 //! Keys and values in MLX's arrays, and how queries meet them.
 
-use mlx_rs::error::Result;
+use mlx_rs::error::{Exception, Result};
 use mlx_rs::fast::{self, ScaledDotProductAttentionMask as Mask};
 use mlx_rs::{Array, Dtype, ops};
 
-use super::raw;
+use super::raw::{self, Buffer};
 use crate::engine::backend::Attention;
+use crate::engine::checkpoint;
+use crate::engine::prefix::LayerState;
 
-/// By how many positions room for keys and values grows, and how many beyond a window are kept, so that a conversation can
-/// go back a little.
+/// By how many positions room for keys and values grows.
 const STEP: usize = 256;
+/// How many positions beyond a window are kept, so that a conversation can go back by a long answer.
+const BEYOND_WINDOW: usize = 1_024;
 
 /// Keys and values of one layer, each `[1, kv_heads, room, head_dim]`. They hold the positions `dropped..len`.
 pub struct Cache {
     arrays: Option<(Array, Array)>,
+    kv_heads: usize,
+    head_dim: usize,
     window: Option<usize>,
     room: usize,
     dropped: usize,
@@ -21,16 +26,72 @@ pub struct Cache {
 }
 
 impl Cache {
-    pub(super) fn new(window: Option<usize>) -> Self {
-        Self { arrays: None, window, room: 0, dropped: 0, len: 0 }
+    pub(super) fn new(attention: &Attention) -> Self {
+        let Attention { kv_heads, head_dim, window, .. } = *attention;
+        Self { arrays: None, kv_heads, head_dim, window, room: 0, dropped: 0, len: 0 }
     }
 
     /// Forgets positions. From 0 on, the arrays too: after a failure nothing of it may be left.
     pub(super) fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
         if len == 0 {
-            *self = Self::new(self.window);
+            (self.arrays, self.room, self.dropped) = (None, 0, 0);
         }
+    }
+
+    /// What it holds, as rows `[positions, kv_heads · head_dim]`.
+    pub(super) fn snapshot(&self) -> Result<LayerState> {
+        let (width, positions) = (self.kv_heads * self.head_dim, self.len - self.dropped);
+        let mut state = LayerState {
+            dtype: checkpoint::Dtype::F32,
+            width,
+            first: self.dropped,
+            keys: Vec::new(),
+            values: Vec::new(),
+        };
+        let Some((keys, values)) = &self.arrays else { return Ok(state) };
+        state.dtype = match keys.dtype() {
+            Dtype::Float16 => checkpoint::Dtype::F16,
+            Dtype::Bfloat16 => checkpoint::Dtype::BF16,
+            _ => checkpoint::Dtype::F32,
+        };
+        let stop = [1, self.kv_heads as i32, positions as i32, self.head_dim as i32];
+        let rows = |array: &Array| -> Result<Vec<u8>> {
+            let held = raw::slice(array, &[0, 0, 0, 0], &stop)?;
+            let rows = held.transpose_axes(&[0, 2, 1, 3])?.reshape(&[positions as i32, width as i32])?;
+            let floats = rows.as_dtype(Dtype::Float32)?.contiguous()?;
+            let floats: Vec<f32> = floats.to_vec_exact().map_err(|error| Exception::custom(error.to_string()))?;
+            Ok(state.dtype.narrowed(&floats))
+        };
+        let (keys, values) = (rows(keys)?, rows(values)?);
+        Ok(LayerState { keys, values, ..state })
+    }
+
+    /// Takes what [`Self::snapshot`] gave, where it is of the same width.
+    pub(super) fn restore(&mut self, state: &LayerState) -> Result<bool> {
+        self.truncate(0);
+        let width = self.kv_heads * self.head_dim;
+        let Some(positions) = state.positions().filter(|_| state.width == width) else { return Ok(false) };
+        // Positions may only be missing where a window doesn't reach them.
+        if state.first > 0 && self.window.is_none_or(|window| positions < window) {
+            return Ok(false);
+        }
+        if positions > 0 {
+            let dtype = match state.dtype {
+                checkpoint::Dtype::F16 => Dtype::Float16,
+                checkpoint::Dtype::BF16 => Dtype::Bfloat16,
+                _ => Dtype::Float32,
+            };
+            let array = |bytes: &[u8]| -> Result<Array> {
+                let mut buffer = Buffer::new(bytes.len());
+                buffer.push(bytes);
+                let shape = [1, positions as i32, self.kv_heads as i32, self.head_dim as i32];
+                buffer.array(&shape, dtype)?.transpose_axes(&[0, 2, 1, 3])?.contiguous()
+            };
+            self.arrays = Some((array(&state.keys)?, array(&state.values)?));
+        }
+        (self.room, self.dropped, self.len) = (positions, state.first, state.first + positions);
+        Ok(true)
     }
 
     /// The shortest length above 0 whose window is still there.
@@ -46,7 +107,7 @@ impl Cache {
         if self.arrays.is_some() && self.len + count <= self.dropped + self.room {
             return Ok(());
         }
-        let reach = self.window.map_or(0, |window| self.len.saturating_sub(window + STEP));
+        let reach = self.window.map_or(0, |window| self.len.saturating_sub(window + BEYOND_WINDOW));
         let dropped = reach.max(self.dropped);
         let added = count.div_ceil(STEP) * STEP;
         let shape = [1, attention.kv_heads as i32, added as i32, attention.head_dim as i32];

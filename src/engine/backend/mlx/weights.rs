@@ -6,13 +6,16 @@ use std::ops::ControlFlow;
 use mlx_rs::{Array, Dtype, error::Exception};
 
 use super::raw::{Buffer, Packed, Packing};
-use super::{Experts, Linear, Matrix};
-use crate::engine::checkpoint::{self, Checkpoint, CheckpointError, LoadProgress, Mode, ModelConfig, TensorInfo};
+use super::{Experts, Linear, LowRank, Matrix};
+use crate::engine::checkpoint::{
+    self, Adapter, AdapterLayout, Checkpoint, CheckpointError, LoadProgress, Mode, ModelConfig, TensorInfo,
+};
 
 /// Weights that were read and that no layer has taken yet, by their names in the file.
 pub struct Weights {
     config: ModelConfig,
     arrays: BTreeMap<String, Array>,
+    adapter: Option<Adapter>,
 }
 
 impl Weights {
@@ -23,7 +26,8 @@ impl Weights {
         float32: bool,
         progress: &mut dyn FnMut(LoadProgress) -> ControlFlow<()>,
     ) -> Result<Self, CheckpointError> {
-        let mut weights = Self { config: checkpoint.config().clone(), arrays: BTreeMap::new() };
+        let (config, adapter) = (checkpoint.config().clone(), checkpoint.adapter().copied());
+        let mut weights = Self { config, arrays: BTreeMap::new(), adapter };
         let floats = if float32 { Dtype::Float32 } else { native(checkpoint) };
         let mut reading: Option<(usize, Buffer)> = None;
         let mut failure = None;
@@ -37,6 +41,9 @@ impl Weights {
                 && buffer.push(bytes)
                 && let Some((_, buffer)) = reading.take()
             {
+                // As in mlx-lm, the adapter's own type decides how exactly its part is computed.
+                let is_adapter = adapter.is_some_and(|adapter| adapter.has(tensor_idx));
+                let floats = if is_adapter && !float32 { dtype(tensor.dtype) } else { floats };
                 match array(tensor, &buffer, floats) {
                     Ok(array) => drop(weights.arrays.insert(tensor.name.clone(), array)),
                     Err(error) => drop(failure.get_or_insert(error)),
@@ -60,7 +67,19 @@ impl Weights {
         let bias_name = format!("{name}.bias");
         let has_bias = self.arrays.contains_key(&bias_name);
         let bias = if has_bias { Some(self.take_vector(&bias_name, rows)?) } else { None };
-        Ok(Linear { matrix, bias, rows, columns })
+        let adapter = self.take_adapter(name).map_err(|error| device(&error))?;
+        Ok(Linear { matrix, bias, adapter, rows, columns })
+    }
+
+    /// Takes what the adapter adds to the matrix `name`, if it does: the checkpoint checked that the shapes fit.
+    fn take_adapter(&mut self, name: &str) -> Result<Option<LowRank>, Exception> {
+        let [a, b] = ["lora_a", "lora_b"].map(|side| self.arrays.remove(&format!("{name}.{side}")));
+        let (Some(adapter), Some(a), Some(b)) = (self.adapter, a, b) else { return Ok(None) };
+        let (a, b) = match adapter.layout {
+            AdapterLayout::Mlx => (a, b),
+            AdapterLayout::Peft => (a.transpose()?, b.transpose()?),
+        };
+        Ok(Some(LowRank { a, b, scale: adapter.scale }))
     }
 
     /// Takes the matrices of all experts and their biases.
@@ -136,14 +155,18 @@ impl Weights {
     /// Refuses a tensor that no layer took, except those that every loader ignores.
     pub(super) fn finish(self) -> Result<(), CheckpointError> {
         let mut left = self.arrays.into_keys();
-        match left.find(|name| !name.ends_with("rotary_emb.inv_freq") && !name.starts_with("lm_head.")) {
+        match left.find(|name| !name.ends_with("rotary_emb.inv_freq") && !is_ignored_head(name)) {
             Some(name) => {
-                let name = name.strip_suffix(".weight").map_or(name.clone(), Into::into);
-                Err(CheckpointError::Tensor { name, why: "this architecture has no such part".into() })
+                Err(CheckpointError::no_such_part(name.strip_suffix(".weight").map_or(name.clone(), Into::into)))
             }
             None => Ok(()),
         }
     }
+}
+
+/// Whether it is a part of a head that the embedding takes the place of.
+fn is_ignored_head(name: &str) -> bool {
+    name.starts_with("lm_head.") && !name.contains(".lora_")
 }
 
 /// The type that activations have: the embedding's own, or that of its scales.
