@@ -16,6 +16,10 @@ check:
 fuzz TARGET SECONDS="60":
     tools/fuzz {{TARGET}} {{SECONDS}}
 
+# The Mac's program, made on Linux: just mac check, just mac
+mac *ARGS:
+    tools/mac {{ARGS}}
+
 # Speed, as ratios against peers in the same run
 bench *ARGS:
     tools/bench {{ARGS}}

@@ -32,7 +32,7 @@ pub const NAME_BYTES_MAX: usize = 64;
 /// What a listed file is there for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FileRole {
-    /// A program for one kind of host.
+    /// A program for one kind of host, or what it loads.
     Program,
     /// What starts the program that fits the host.
     Launcher,

@@ -110,7 +110,8 @@ impl Hint for BuildError {
 pub struct Pieces {
     /// The version of the programs.
     pub version: String,
-    /// The compiled program for each host folder (see [`crate::host::HOST_FOLDERS`]) that was compiled for.
+    /// The compiled program for each host folder (see [`crate::host::HOST_FOLDERS`]) that was compiled for. What it loads
+    /// and the recipe names lies beside it, under the name that it has in the bundle.
     pub programs: BTreeMap<String, PathBuf>,
     /// The imported folder of each model, by name. It may already be where it belongs, `models/NAME` of the bundle.
     pub models: BTreeMap<String, PathBuf>,
@@ -222,10 +223,13 @@ impl BuildPlan {
         let replaced: BTreeSet<String> = self.steps.iter().map(|step| step.path.clone()).collect();
         for entry in before.manifest.files {
             let belongs = |piece: &String| entry.path == *piece || entry.path.starts_with(&format!("{piece}/"));
+            // What the old program loaded isn't for the new one.
+            let is_outdated =
+                gather::host_of(&entry.path).is_some_and(|(host, _)| replaced.contains(&format!("bin/{host}/tiles")));
             if replaced.contains(&entry.path) {
                 continue;
             }
-            if before.is_ours && self.left_out.iter().any(belongs) {
+            if before.is_ours && !is_outdated && self.left_out.iter().any(belongs) {
                 self.kept.push(entry);
             } else {
                 self.removed.push(entry.path);

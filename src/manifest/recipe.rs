@@ -21,7 +21,7 @@ pub enum Source {
     Tree(String),
     /// The program, compiled for this target.
     Build(String),
-    /// A file of a package of the Python index, `NAME==VERSION/PATH`, to be imported.
+    /// A file of a package of the Python index, `NAME==VERSION/PATH`: to be imported, or to lie beside a program.
     Pypi(String),
 }
 
@@ -120,10 +120,12 @@ fn parse_piece(text: &str, wire: &WirePiece) -> Result<Piece, ManifestError> {
             Source::Tree(file.into())
         }
         Some(("build", target)) if !is_folder && !target.is_empty() => Source::Build(target.into()),
-        Some(("pypi", file)) if is_folder && file.contains("==") => Source::Pypi(file.into()),
+        Some(("pypi", file)) if (is_folder || path.starts_with("bin/")) && file.contains("==") => {
+            Source::Pypi(file.into())
+        }
         _ => {
             let what = format!(
-                "`{path}`: `tree:FILE` or `build:TARGET` is expected, or `pypi:NAME==VERSION/FILE` for a folder"
+                "`{path}`: `tree:FILE` or `build:TARGET` is expected, or `pypi:NAME==VERSION/FILE` for a model's folder and beside a program"
             );
             return Err(wrong(text, &wire.source, what));
         }
@@ -154,7 +156,7 @@ mod tests {
                     let host = piece.path.strip_prefix("bin/").and_then(|rest| rest.strip_suffix("/tiles"));
                     assert!(matches!(host, Some("linux-arm64" | "linux-x86_64" | "macos-arm64")), "{}", piece.path);
                 }
-                Source::Pypi(_) => assert!(piece.is_folder),
+                Source::Pypi(_) => assert!(piece.is_folder || piece.path.starts_with("bin/macos-arm64/")),
             }
         }
         assert!(!text.contains("://"), "a recipe has no addresses");

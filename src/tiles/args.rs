@@ -393,9 +393,9 @@ pub(crate) enum BundleCommand {
         recipe: PathBuf,
         /// The folder to make, or a bundle to renew
         dest: PathBuf,
-        /// The program for this host
-        #[arg(long, value_name = "FILE")]
-        program: PathBuf,
+        /// The program for this host; or for another, with what it loads beside it
+        #[arg(long, value_name = "[HOST=]FILE", required = true)]
+        program: Vec<String>,
         /// A model to put in: what to call it and what `tiles model import` would take
         #[arg(long, value_name = "NAME=PATH")]
         model: Vec<String>,

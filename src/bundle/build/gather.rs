@@ -27,6 +27,11 @@ pub(super) fn check_pieces(recipe: &Recipe, pieces: &Pieces) -> Result<(), Build
     }
 }
 
+/// The host that the file at `path` of a bundle is for, and its name.
+pub(super) fn host_of(path: &str) -> Option<(&str, &str)> {
+    path.strip_prefix("bin/")?.split_once('/')
+}
+
 /// The file or folder that a piece is made of, or `None` where it wasn't given.
 pub(super) fn source_of(piece: &Piece, pieces: &Pieces, tree: &Path) -> Option<PathBuf> {
     match &piece.source {
@@ -36,10 +41,17 @@ pub(super) fn source_of(piece: &Piece, pieces: &Pieces, tree: &Path) -> Option<P
             _ => Some(tree.join(file)),
         },
         Source::Build(_) => {
-            let host = piece.path.strip_prefix("bin/")?.strip_suffix("/tiles")?;
+            let (host, _) = host_of(&piece.path).filter(|(_, name)| *name == "tiles")?;
             pieces.programs.get(host).cloned()
         }
-        Source::Pypi(_) => pieces.models.get(piece.path.strip_prefix("models/")?).cloned(),
+        Source::Pypi(_) => match host_of(&piece.path) {
+            // What a program loads lies beside it; one that was linked otherwise has nothing there.
+            Some((host, name)) => {
+                let beside = pieces.programs.get(host)?.with_file_name(name);
+                disk::exists(&beside).then_some(beside)
+            }
+            None => pieces.models.get(piece.path.strip_prefix("models/")?).cloned(),
+        },
     }
 }
 

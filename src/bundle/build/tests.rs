@@ -26,6 +26,11 @@ role = "program"
 source = "build:aarch64-apple-darwin"
 licence = "MIT"
 [[file]]
+path = "bin/macos-arm64/libx.dylib"
+role = "program"
+source = "pypi:x==1/lib/libx.dylib"
+licence = "MIT"
+[[file]]
 path = "models/m/model.toml"
 role = "model"
 source = "tree:models/m/model.toml"
@@ -49,7 +54,8 @@ impl Workshop {
         workshop.write("tree/bundle/tiles", b"#!/bin/sh\n");
         workshop.write("tree/models/m/model.toml", b"name = \"m\"\n");
         workshop.write("made/linux", &vec![5; CHUNKED_ABOVE_BYTES as usize + 1]);
-        workshop.write("made/mac", b"mac");
+        workshop.write("made/macos/tiles", b"mac");
+        workshop.write("made/macos/libx.dylib", b"library");
         workshop.write("made/m/config.json", b"{}");
         workshop.write("made/m/model.toml", b"written by the import");
         workshop.write("made/m/config.json.chunks", b"stale");
@@ -84,7 +90,7 @@ impl Workshop {
     }
 
     fn all(&self) -> Pieces {
-        self.pieces(&[("linux-x86_64", "made/linux"), ("macos-arm64", "made/mac")], &[("m", "made/m")])
+        self.pieces(&[("linux-x86_64", "made/linux"), ("macos-arm64", "made/macos/tiles")], &[("m", "made/m")])
     }
 }
 
@@ -96,8 +102,14 @@ fn paths(bundle: &Bundle<Verified>) -> Vec<&str> {
     bundle.manifest().files.iter().map(|entry| entry.path.as_str()).collect()
 }
 
-const ALL: [&str; 5] =
-    ["bin/linux-x86_64/tiles", "bin/macos-arm64/tiles", "models/m/config.json", "models/m/model.toml", "tiles"];
+const ALL: [&str; 6] = [
+    "bin/linux-x86_64/tiles",
+    "bin/macos-arm64/libx.dylib",
+    "bin/macos-arm64/tiles",
+    "models/m/config.json",
+    "models/m/model.toml",
+    "tiles",
+];
 
 #[test]
 fn a_bundle_is_built_sealed_and_read_back() {
@@ -142,7 +154,10 @@ fn building_again_brings_new_programs_and_keeps_data_and_what_was_not_given() {
     let pieces = workshop.pieces(&[("linux-x86_64", "made/new")], &[]);
     let plan = workshop.plan(&pieces).expect("the rest is there");
     let kept: Vec<_> = plan.kept.iter().map(|entry| entry.path.as_str()).collect();
-    assert_eq!(kept, ["bin/macos-arm64/tiles", "models/m/config.json", "models/m/model.toml"]);
+    assert_eq!(
+        kept,
+        ["bin/macos-arm64/libx.dylib", "bin/macos-arm64/tiles", "models/m/config.json", "models/m/model.toml"]
+    );
     assert!(plan.left_out.is_empty(), "{:?}", plan.left_out);
     let built = plan.execute(&workshop.key, holder(), &mut |_| {}).expect("it can be built");
     assert_eq!(paths(&built), ALL);
@@ -154,12 +169,29 @@ fn building_again_brings_new_programs_and_keeps_data_and_what_was_not_given() {
 
     // A recipe without a host: its program goes.
     let start = RECIPE.find("[[file]]\npath = \"bin/macos-arm64").expect("it is in the recipe");
-    let end = start + RECIPE[start + 1..].find("[[file]]").expect("another follows") + 1;
+    let end = RECIPE.find("[[file]]\npath = \"models/m/model.toml").expect("it is in the recipe");
     workshop.write("tree/MANIFEST.toml", [&RECIPE[..start], &RECIPE[end..]].concat().as_bytes());
     let plan = workshop.plan(&pieces).expect("the rest is there");
-    assert_eq!(plan.removed, ["bin/macos-arm64/tiles"]);
+    assert_eq!(plan.removed, ["bin/macos-arm64/libx.dylib", "bin/macos-arm64/tiles"]);
     plan.execute(&workshop.key, holder(), &mut |_| {}).expect("it can be built");
     assert!(!workshop.path("drive/bin/macos-arm64/tiles").exists());
+}
+
+#[test]
+fn what_a_program_loads_comes_and_goes_with_it() {
+    let workshop = Workshop::new();
+    let built = workshop.build(&workshop.all()).expect("it can be built");
+    assert_eq!(fs::read(built.root().join("bin/macos-arm64/libx.dylib")).expect("is there"), b"library");
+
+    // A program without it, such as one linked otherwise, doesn't get that of the old one.
+    workshop.write("made/alone/tiles", b"mac, alone");
+    let plan = workshop.plan(&workshop.pieces(&[("macos-arm64", "made/alone/tiles")], &[])).expect("the rest is kept");
+    assert_eq!(plan.removed, ["bin/macos-arm64/libx.dylib"]);
+    assert_eq!(plan.left_out, ["bin/macos-arm64/libx.dylib"]);
+    plan.execute(&workshop.key, holder(), &mut |_| {}).expect("it can be built");
+    assert!(!workshop.path("drive/bin/macos-arm64/libx.dylib").exists());
+    let again = workshop.build(&workshop.all()).expect("it can be built");
+    assert_eq!(paths(&again), ALL);
 }
 
 #[test]
@@ -182,7 +214,7 @@ fn a_model_that_was_imported_in_place_is_sealed_where_it_is() {
     workshop.write("drive/models/m/model.safetensors", &weights);
     let pieces = workshop.pieces(&[("linux-x86_64", "made/linux")], &[("m", "drive/models/m")]);
     let plan = workshop.plan(&pieces).expect("only the model is there");
-    assert_eq!(plan.left_out, ["bin/macos-arm64/tiles"]);
+    assert_eq!(plan.left_out, ["bin/macos-arm64/tiles", "bin/macos-arm64/libx.dylib"]);
     assert!(plan.steps.iter().any(|step| step.is_in_place && step.path == "models/m/model.safetensors"));
     assert!(plan.bytes_to_write() < 9 << 20);
     let built = plan.execute(&workshop.key, holder(), &mut |_| {}).expect("it can be built");

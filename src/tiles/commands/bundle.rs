@@ -7,7 +7,7 @@ use serde_json::json;
 use tilekit::bundle::build::{BuildPlan, Pieces, Progress};
 use tilekit::bundle::{Bundle, Found, Holder, Seal, Verified, seal_key};
 use tilekit::disk;
-use tilekit::host::Host;
+use tilekit::host::{HOST_FOLDERS, Host};
 use tilekit::library;
 use tilekit::manifest::signature::SealPublicKey;
 
@@ -22,7 +22,7 @@ pub(crate) fn run(app: &App, command: BundleCommand) -> Result<(), Failure> {
         BundleCommand::Info => info(app, &app.bundle()?),
         BundleCommand::Verify { full } => verify(app, &app.bundle()?, full),
         BundleCommand::Build { recipe, dest, program, model, seal_key } => {
-            build(app, &recipe, &dest, program, &model, &seal_key)
+            build(app, &recipe, &dest, &program, &model, &seal_key)
         }
     }
 }
@@ -79,11 +79,12 @@ fn build(
     app: &App,
     recipe: &Path,
     dest: &Path,
-    program: PathBuf,
+    programs: &[String],
     models: &[String],
     key_path: &Path,
 ) -> Result<(), Failure> {
     let host = Host::probe()?;
+    let programs = by_host(&host, programs)?;
     key_path
         .parent()
         .map_or(Ok(()), |folder| if folder.as_os_str().is_empty() { Ok(()) } else { disk::create_folder(folder) })?;
@@ -109,7 +110,6 @@ fn build(
             folders.insert(name.to_owned(), folder);
         }
     }
-    let programs = BTreeMap::from([(host.folder()?.to_owned(), program)]);
     let pieces = Pieces { version: env!("CARGO_PKG_VERSION").into(), programs, models: folders };
     let plan = BuildPlan::new(recipe, dest, &pieces, public)?;
     let bar = app.terminal.progress("Building", plan.bytes_to_write());
@@ -125,7 +125,41 @@ fn build(
     Ok(())
 }
 
+/// The programs by the host that each is for: `HOST=FILE`, or `FILE` for this one.
+fn by_host(host: &Host, programs: &[String]) -> Result<BTreeMap<String, PathBuf>, Failure> {
+    let mut by_host = BTreeMap::new();
+    for program in programs {
+        let (folder, file) = match program.split_once('=') {
+            Some((folder, file)) if HOST_FOLDERS.contains(&folder) => (folder, file),
+            _ => (host.folder()?, program.as_str()),
+        };
+        if by_host.insert(folder.to_owned(), PathBuf::from(file)).is_some() {
+            let hint = format!("give one for each of {}", HOST_FOLDERS.join(", "));
+            return Err(Failure::new(Code::Usage, format!("two programs are given for {folder}"), hint));
+        }
+    }
+    Ok(by_host)
+}
+
 /// Whether a bundle is there already, whose models stay.
 fn is_sealed(dest: &Path) -> bool {
     Bundle::<Found>::find(Some(dest), dest).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_is_for_the_host_that_is_named_or_for_this_one() {
+        let host = Host::probe().expect("this machine answers");
+        let own = host.folder().expect("it is supported");
+        let other = HOST_FOLDERS.into_iter().find(|folder| *folder != own).expect("there are several");
+        let of = |programs: &[&str]| by_host(&host, &programs.iter().map(|text| (*text).into()).collect::<Vec<_>>());
+        let both = of(&["made/a=b", &format!("{other}=made/c=d")]).expect("one for each host");
+        let expected = [(own.to_owned(), "made/a=b".into()), (other.to_owned(), "made/c=d".into())];
+        assert_eq!(both, BTreeMap::from(expected));
+        let error = of(&["a", &format!("{own}=b")]).expect_err("two for one host");
+        assert_eq!((error.code, error.error.to_string()), (Code::Usage, format!("two programs are given for {own}")));
+    }
 }

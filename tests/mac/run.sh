@@ -1,0 +1,112 @@
+#!/bin/sh
+# tests/mac/run.sh BUNDLE: what only a Mac can tell, step by step; nobody has run it yet. See README.md beside this.
+#
+# BUNDLE is a folder that `tools/start` made on Linux after `tools/mac`. It is copied before anything is started.
+set -u
+bundle=${1:?usage: tests/mac/run.sh BUNDLE}
+here=$(cd "$(dirname "$0")/../.." && pwd)
+[ "$(uname -sm)" = "Darwin arm64" ] || { echo "this is for a Mac with Apple silicon" >&2; exit 6; }
+work=$here/.cache/mac-run
+chmod -R u+w "$work" 2>/dev/null
+rm -rf "$work"
+mkdir -p "$work"
+failed=0
+image=
+
+step() { printf '\n== %s\n   expected: %s\n' "$1" "$2"; }
+verdict() { if [ "$1" = 0 ]; then echo "   PASS"; else echo "   FAIL: $2"; failed=$((failed + 1)); fi; }
+leave() { [ -z "$image" ] || hdiutil detach -force "$work/volume" >/dev/null 2>&1; }
+trap leave EXIT
+
+step "0. this machine" "macOS 14.0 or later, on Apple silicon"
+sw_vers; sysctl -n machdep.cpu.brand_string hw.memsize
+[ "$(sw_vers -productVersion | cut -d. -f1)" -ge 14 ]; verdict $? "macOS is too old"
+
+step "1. unpack" "a copy elsewhere, under a name with spaces, without quarantine"
+drive="$work/My Tiles drive"
+cp -R "$bundle" "$drive"; verdict $? "it can't be copied"
+bin=$drive/bin/macos-arm64
+for file in tiles libmlx.dylib mlx.metallib LICENSE-MLX; do
+  [ -f "$bin/$file" ]; verdict $? "bin/macos-arm64/$file is missing"
+done
+xattr -r "$drive" | grep -q com.apple.quarantine && echo "   note: it is quarantined; xattr -dr com.apple.quarantine removes that"
+
+step "2. signatures" "valid on disk, satisfies its Designated Requirement; Signature=adhoc"
+codesign --verify --verbose=4 "$bin/tiles"; verdict $? "the program's signature is refused"
+codesign --verify --verbose=4 "$bin/libmlx.dylib"; verdict $? "the library's signature is refused"
+codesign --display --verbose=2 "$bin/tiles" 2>&1 | grep -E 'Identifier|Signature|flags'
+spctl --assess --type execute "$bin/tiles"; echo "   note: 'rejected' is expected of an ad-hoc signature"
+
+step "3. libraries" "only /usr/lib, /System/Library/Frameworks and @rpath/libmlx.dylib; the only rpath is @executable_path; minos 14.0"
+if command -v otool >/dev/null 2>&1; then
+  otool -L "$bin/tiles"
+  otool -l "$bin/tiles" | grep -A4 -E 'LC_RPATH|LC_BUILD_VERSION'
+  otool -L "$bin/tiles" | tail -n +2 | grep -vE '^[[:space:]]+(/usr/lib/|/System/Library/Frameworks/|@rpath/libmlx.dylib)' && verdict 1 "a strange library"
+else
+  echo "   skipped: otool comes with Apple's command line tools"
+fi
+
+step "4. every name is found" "no 'symbol not found': the names of tools/mac-cross/stubs.txt are macOS's"
+DYLD_PRINT_BINDINGS=1 DYLD_BIND_AT_LAUNCH=1 "$bin/tiles" --version > "$work/bindings" 2>&1
+verdict $? "the program doesn't start: see $work/bindings"
+grep -iE 'symbol not found|library not loaded' "$work/bindings" && verdict 1 "a name or library is missing"
+grep -c 'libmlx' "$work/bindings"
+
+step "5. the bundle is as sealed" "every byte, exit code 0"
+"$drive/tiles" bundle verify --full; verdict $? "it isn't as sealed"
+"$drive/tiles" doctor; verdict $? "doctor finds something"
+
+step "6. a double click" "the launcher starts the same program"
+sh "$drive/Tiles.command" --version; verdict $? "Tiles.command doesn't start it"
+
+printf 'a passphrase for tests only, number 7319\n' > "$work/passphrase"
+ask() { "$1/tiles" --no-input --passphrase-file "$work/passphrase" run -p "What is the capital of France? One word." --set temperature=0 --seed 1 --stats "$2" "$3"; }
+step "7. an identity on the drive" "it can be made without a terminal; the answers of the next steps are kept in it"
+"$drive/tiles" --no-input --passphrase-file "$work/passphrase" account create tester --no-recovery
+verdict $? "no identity"
+for engine in mlx cpu; do
+  step "7. an answer over $engine" "the answer names Paris; for mlx tokens/s far above the cpu's, and the GPU at work in Activity Monitor"
+  ask "$drive" --engine "$engine" > "$work/$engine" 2> "$work/$engine.stats"; verdict $? "no answer: $(tail -3 "$work/$engine.stats")"
+  cat "$work/$engine" "$work/$engine.stats"
+  grep -qi paris "$work/$engine"; verdict $? "another answer"
+done
+step "8. MLX's kernels" "without mlx.metallib the mlx engine says what is missing, and nothing crashes (exit code below 128)"
+cp -R "$drive" "$work/broken"; rm "$work/broken/bin/macos-arm64/mlx.metallib"
+ask "$work/broken" --engine mlx; code=$?
+[ "$code" -gt 0 ] && [ "$code" -lt 128 ]; verdict $? "exit code $code"
+
+step "9. without network" "an answer, in a sandbox that allows no network"
+sandbox-exec -p '(version 1)(allow default)(deny network*)' "$drive/tiles" --no-input --passphrase-file "$work/passphrase" run -p "Say yes." ; verdict $? "no answer in the sandbox"
+step "10. writes nothing elsewhere" "an answer, in a sandbox that allows writing to the drive and the terminal alone"
+sandbox-exec -p "(version 1)(allow default)(deny file-write*)(allow file-write* (subpath \"$drive\") (subpath \"/dev\"))" \
+  "$drive/tiles" --no-input --passphrase-file "$work/passphrase" run -p "Say yes." ; verdict $? "it needs to write elsewhere (Metal's cache of kernels is a candidate: say where)"
+
+step "11. exFAT" "the bundle runs from an exFAT volume, whose files all are executable there"
+hdiutil create -quiet -size 1g -fs ExFAT -volname TILESTEST "$work/drive.dmg" &&
+  mkdir -p "$work/volume" && hdiutil attach -quiet -nobrowse -mountpoint "$work/volume" "$work/drive.dmg" && image=1
+verdict $? "no image"
+if [ -n "$image" ]; then
+  cp -R "$drive" "$work/volume/Tiles"; verdict $? "it can't be copied"
+  codesign --verify "$work/volume/Tiles/bin/macos-arm64/tiles"; verdict $? "the signature is lost on exFAT"
+  ask "$work/volume/Tiles" --engine mlx; verdict $? "no answer from exFAT"
+  step "12. pulled out" "the volume is torn away during an answer; afterwards the bundle is as sealed and earlier sessions are there"
+  "$work/volume/Tiles/tiles" --no-input --passphrase-file "$work/passphrase" run -p "Count to one thousand." >/dev/null 2>&1 &
+  running=$!
+  sleep 3
+  hdiutil detach -quiet -force "$work/volume"; image=
+  wait "$running"; echo "   the program ended with $? (an error, no crash report, is expected)"
+  hdiutil attach -quiet -nobrowse -mountpoint "$work/volume" "$work/drive.dmg" && image=1
+  verdict $? "the volume is broken"
+  "$work/volume/Tiles/tiles" bundle verify --full; verdict $? "the bundle is damaged"
+  "$work/volume/Tiles/tiles" --no-input --passphrase-file "$work/passphrase" session list; verdict $? "the sessions can't be read"
+fi
+
+step "13. goldens over Metal" "the numbers of mlx-lm, in every precision, with the MLX that cargo builds here"
+if command -v cargo >/dev/null 2>&1 && command -v cmake >/dev/null 2>&1 && xcrun --find metal >/dev/null 2>&1; then
+  (cd "$here" && cargo test --locked --test it goldens && cargo test --locked --lib mlx); verdict $? "other numbers"
+else
+  echo "   skipped: needs the Rust toolchain, cmake and Xcode's Metal compiler"
+fi
+
+printf '\n%s checks failed\n' "$failed"
+[ "$failed" = 0 ]
