@@ -52,7 +52,7 @@ fn scratch(name: &str) -> PathBuf {
 #[test]
 fn tokenizers() {
     let folder = scratch("corpus-tokenizer");
-    replay("tokenizer", 18, &|bytes| {
+    replay("tokenizer", 19, &|bytes| {
         std::fs::write(folder.join("tokenizer.json"), bytes).expect("target can be written");
         let loaded = Tokenizer::load(&VerifiedFolder::unlisted(&folder), "<think>", 320);
         let mut tokenizer = loaded.map_err(|error| error.to_string())?;
@@ -101,12 +101,13 @@ fn transcripts() {
 #[test]
 fn databases() {
     let folder = scratch("corpus-database");
-    replay("database", 6, &|bytes| {
+    replay("database", 7, &|bytes| {
         let _ = std::fs::remove_dir_all(&folder);
         std::fs::create_dir_all(&folder).expect("target can be written");
         std::fs::write(folder.join("tiles.db"), bytes).expect("target can be written");
         let opened = Store::open(&folder.join("tiles.db"), &SecretBox::new(Box::new([7; 32])), Access::ReadWrite);
-        assert_eq!(opened.is_ok(), bytes.is_empty(), "only an empty file is a new database");
+        // One byte too: SQLite itself leaves that on FAT when a Mac makes a new one.
+        assert_eq!(opened.is_ok(), bytes.len() <= 1, "only an empty file is a new database");
         opened.map(drop).map_err(|error| error.to_string())
     });
 }

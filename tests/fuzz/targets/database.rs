@@ -13,6 +13,6 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let file = folder.join("tiles.db");
     std::fs::write(&file, bytes).expect("target can be written");
     let opened = Store::open(&file, &SecretBox::new(Box::new([7; 32])), Access::ReadWrite);
-    // An empty file is a new database.
-    assert!(opened.is_err() || bytes.is_empty());
+    // An empty file is a new database; so is one byte, which SQLite itself leaves on FAT when a Mac makes a new one.
+    assert!(opened.is_err() || bytes.len() <= 1);
 });
