@@ -27,6 +27,7 @@ pub use argon2id::WorkFactor;
 pub use error::KeyError;
 pub use key_file::KeyFile;
 pub use passphrase::{PASSPHRASE_BYTES_MAX, Passphrase, SUGGESTED_WORDS, Strength, strength, suggest_passphrase};
+pub(crate) use recovery::age_identity;
 pub use recovery::{RECOVERY_TEXT_BYTES_MAX, RECOVERY_WORDS, RecoveryWords, WordsError};
 pub use slot::{SLOT_BYTES, SLOT_BYTES_MAX, SlotHeader};
 

@@ -3,9 +3,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::str::FromStr as _;
 
-use age::x25519;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 use zeroize::Zeroizing;
@@ -13,6 +11,7 @@ use zeroize::Zeroizing;
 use crate::digest::Sha256Digest;
 use crate::disk::{self, DiskError};
 use crate::engine::prefix::{PREFIX_BYTES_MAX, PrefixState};
+use crate::identity::age_identity;
 use crate::message::SessionId;
 
 /// How many bytes all states together may have.
@@ -89,15 +88,9 @@ impl PrefixCache {
         format!("{}{ENDING}", &digest[..32])
     }
 
-    fn identity(&self) -> x25519::Identity {
-        let prefix = bech32::Hrp::parse("age-secret-key-").expect("the prefix is age's own");
-        let text = bech32::encode_upper::<bech32::Bech32>(prefix, &self.key[..]).map(Zeroizing::new);
-        x25519::Identity::from_str(&text.expect("32 bytes fit a bech32 text")).expect("any 32 bytes are an X25519 key")
-    }
-
     fn get(&self, name: &str) -> Option<PrefixState> {
         let sealed = disk::read(&self.folder.join(name), PREFIX_BYTES_MAX + AGE_BYTES).ok()?;
-        let identity = self.identity();
+        let identity = age_identity(&self.key);
         let identity: &dyn age::Identity = &identity;
         let mut reader =
             age::Decryptor::new_buffered(sealed.as_slice()).ok()?.decrypt(std::iter::once(identity)).ok()?;
@@ -116,7 +109,7 @@ impl PrefixCache {
             return Ok(());
         }
         self.make_room(name, bytes)?;
-        let recipient = self.identity().to_public();
+        let recipient = age_identity(&self.key).to_public();
         let recipient: &dyn age::Recipient = &recipient;
         let encryptor = age::Encryptor::with_recipients(std::iter::once(recipient));
         let encryptor = encryptor.expect("there is a recipient, and it wraps without failing");

@@ -115,10 +115,7 @@ impl RecoveryWords {
         let mut key = Zeroizing::new([0; 32]);
         let derived = hkdf::Hkdf::<Sha256>::new(None, self.0.expose_secret()).expand(LABEL, &mut key[..]);
         derived.expect("32 bytes are within what HKDF-SHA256 gives");
-        let prefix = bech32::Hrp::parse("age-secret-key-").expect("the prefix is age's own");
-        let text = bech32::encode_upper::<bech32::Bech32>(prefix, &key[..]).map(Zeroizing::new);
-        let text = text.expect("32 bytes fit a bech32 text");
-        x25519::Identity::from_str(&text).expect("any 32 bytes are an X25519 key")
+        age_identity(&key)
     }
 }
 
@@ -149,6 +146,14 @@ fn near_words(typed: &str) -> Vec<&'static str> {
         .collect();
     near.sort_unstable();
     near.into_iter().take(3).map(|(_, word)| word).collect()
+}
+
+/// The age identity of an X25519 key.
+pub(crate) fn age_identity(key: &[u8; 32]) -> x25519::Identity {
+    let prefix = bech32::Hrp::parse("age-secret-key-").expect("the prefix is age's own");
+    let text = bech32::encode_upper::<bech32::Bech32>(prefix, key).map(Zeroizing::new);
+    let text = text.expect("32 bytes fit a bech32 text");
+    x25519::Identity::from_str(&text).expect("any 32 bytes are an X25519 key")
 }
 
 #[cfg(test)]
