@@ -10,6 +10,9 @@ use std::path::{Path, PathBuf};
 use crate::hint::Hint;
 
 pub mod two_slot;
+mod partial;
+
+pub use self::partial::PartialFile;
 
 /// The largest file that FAT32 can hold: 4 GiB less one byte.
 pub const FAT32_FILE_BYTES_MAX: u64 = u32::MAX as u64;
@@ -403,84 +406,12 @@ pub fn write(path: &Path, content: &[u8]) -> Result<(), DiskError> {
     partial.finish()
 }
 
-/// Writes a file that can be made again: a `.partial` beside it, renamed, and left to the system to bring to the medium.
-///
-/// # Errors
-/// What writing can meet.
-pub fn write_lazily(path: &Path, content: &[u8]) -> Result<(), DiskError> {
-    let mut partial = PartialFile::create(path)?;
-    partial.write(content)?;
-    partial.file = None;
-    fs::rename(&partial.partial, path).map_err(|e| DiskError::new("write", path, e))
-}
-
 /// When the file at `path` was written last.
 ///
 /// # Errors
 /// What looking can meet.
 pub fn modified(path: &Path) -> Result<std::time::SystemTime, DiskError> {
     fs::metadata(path).and_then(|metadata| metadata.modified()).map_err(|e| DiskError::new("open", path, e))
-}
-
-/// A file that takes its name only when it is complete and on the medium. Dropped before that, it is removed.
-#[derive(Debug)]
-pub struct PartialFile {
-    file: Option<File>,
-    partial: PathBuf,
-    path: PathBuf,
-}
-
-impl PartialFile {
-    /// Starts the file that will be at `path`, as `path` with `.partial` added.
-    ///
-    /// # Errors
-    /// What creating can meet.
-    pub fn create(path: &Path) -> Result<Self, DiskError> {
-        let mut name = path.as_os_str().to_owned();
-        name.push(".partial");
-        let partial = PathBuf::from(name);
-        // What lies there is a leftover, or a link that a hostile drive wants followed: it is removed, never written through.
-        remove(&partial)?;
-        let created = OpenOptions::new().write(true).create_new(true).open(&partial);
-        let file = created.map_err(|e| DiskError::new("create", &partial, e))?;
-        Ok(Self { file: Some(file), partial, path: path.into() })
-    }
-
-    /// Appends `bytes`.
-    ///
-    /// # Errors
-    /// What writing can meet.
-    pub fn write(&mut self, bytes: &[u8]) -> Result<(), DiskError> {
-        match &mut self.file {
-            Some(file) => file.write_all(bytes).map_err(|e| DiskError::new("write", &self.path, e)),
-            None => Ok(()),
-        }
-    }
-
-    /// Syncs the file and gives it its name.
-    ///
-    /// # Errors
-    /// What syncing and renaming can meet.
-    pub fn finish(mut self) -> Result<(), DiskError> {
-        if let Some(file) = self.file.take() {
-            file.sync_all().map_err(|e| DiskError::new("write", &self.path, e))?;
-            drop(file);
-            fs::rename(&self.partial, &self.path).map_err(|e| DiskError::new("write", &self.path, e))?;
-            if let Some(folder) = self.path.parent() {
-                sync_folder(folder)?;
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Drop for PartialFile {
-    fn drop(&mut self) {
-        if self.file.take().is_some() {
-            // The error that led here is the one to report.
-            let _ = fs::remove_file(&self.partial);
-        }
-    }
 }
 
 /// Makes the names in a folder durable.

@@ -55,6 +55,9 @@ use self::sampler::{Sampler, SamplerError};
 use self::template::{ChatTemplate, TemplateError};
 use self::tokenizer::{Tokenizer, TokenizerError};
 
+/// The largest state that is taken out of the engine, in bytes.
+const STATE_BYTES_MAX: u64 = 128 * 1024 * 1024;
+
 /// No answer can be made.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
@@ -295,6 +298,10 @@ impl Engine {
         let Some(origin) = self.origin.filter(|_| shared > 0 && self.model.len() == self.cached.len()) else {
             return Ok(None);
         };
+        // Longer ones are computed again rather than copied, written and read.
+        if self.model.cache_bytes() > STATE_BYTES_MAX {
+            return Ok(None);
+        }
         let layers = self.model.snapshot().map_err(ForwardError::from)?;
         let state = PrefixState { origin, tokens: self.cached.clone(), layers };
         Ok(state.truncated(shared))

@@ -1,7 +1,7 @@
 //! `data/cache/`: engine states kept on the drive, encrypted, within a limit of size. They can be made again at any time, so
 //! what can't be read, isn't ours or belongs to other weights is as good as absent.
 
-use std::io::{Read as _, Write as _};
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
@@ -113,12 +113,13 @@ impl PrefixCache {
         let recipient: &dyn age::Recipient = &recipient;
         let encryptor = age::Encryptor::with_recipients(std::iter::once(recipient));
         let encryptor = encryptor.expect("there is a recipient, and it wraps without failing");
-        let mut sealed = Vec::with_capacity(usize::try_from(bytes + AGE_BYTES).unwrap_or(0));
-        let plain = Zeroizing::new(state.to_bytes());
-        let mut writer = encryptor.wrap_output(&mut sealed).expect("a vector takes any write");
-        writer.write_all(&plain).and_then(|()| writer.finish().map(drop)).expect("a vector takes any write");
+        let path = self.folder.join(name);
+        let failed = |error| DiskError::new("write", &path, error);
+        let mut file = disk::PartialFile::create(&path)?;
+        let mut writer = encryptor.wrap_output(&mut file).map_err(failed)?;
+        state.write_to(&mut writer).and_then(|()| writer.finish().map(drop)).map_err(failed)?;
         // Not synced: a state that a power cut tears doesn't open, and is made again.
-        disk::write_lazily(&self.folder.join(name), &sealed)
+        file.finish_lazily()
     }
 
     /// Removes the states that were not written for longest until there is room for `bytes` more.

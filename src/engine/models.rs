@@ -237,6 +237,13 @@ impl Model {
         self.runner.is_exact_in_batches()
     }
 
+    /// About how many bytes the cache holds.
+    pub fn cache_bytes(&self) -> u64 {
+        let config = &self.config;
+        let position = (2 * config.kv_heads * config.head_dim * 2) as u64;
+        position * (config.layers * self.len()) as u64
+    }
+
     /// What the cache holds, layer by layer.
     ///
     /// # Errors

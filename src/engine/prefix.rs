@@ -1,6 +1,8 @@
 //! The keys and values of a conversation's tokens, taken out of the engine and put back: what makes a resumed conversation
 //! answer without its history being computed again.
 
+use std::io::{self, Write};
+
 use crate::digest::Sha256Digest;
 use crate::engine::checkpoint::Dtype;
 
@@ -62,34 +64,36 @@ impl PrefixState {
         self.layers.iter().all(|layer| layer.first == 0).then_some(self)
     }
 
-    /// How many bytes [`Self::to_bytes`] gives.
+    /// How many bytes [`Self::write_to`] writes.
     pub fn bytes(&self) -> u64 {
         let layer = |layer: &LayerState| (32 + layer.keys.len() + layer.values.len()) as u64;
         (MAGIC.len() + 32 + 16 + self.tokens.len() * 4) as u64 + self.layers.iter().map(layer).sum::<u64>()
     }
 
-    /// All of it as bytes; [`Self::from_bytes`] reads them.
-    pub fn to_bytes(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(usize::try_from(self.bytes()).unwrap_or(0));
-        out.extend_from_slice(MAGIC);
-        out.extend_from_slice(&self.origin.0);
-        let number = |out: &mut Vec<u8>, number: usize| out.extend_from_slice(&(number as u64).to_le_bytes());
-        number(&mut out, self.tokens.len());
-        number(&mut out, self.layers.len());
-        self.tokens.iter().for_each(|token| out.extend_from_slice(&token.to_le_bytes()));
+    /// Writes all of it; [`Self::from_bytes`] reads it.
+    ///
+    /// # Errors
+    /// What `out` can meet.
+    pub fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
+        let number = |out: &mut dyn Write, number: usize| out.write_all(&(number as u64).to_le_bytes());
+        out.write_all(MAGIC)?;
+        out.write_all(&self.origin.0)?;
+        number(out, self.tokens.len())?;
+        number(out, self.layers.len())?;
+        self.tokens.iter().try_for_each(|token| out.write_all(&token.to_le_bytes()))?;
         for layer in &self.layers {
             let dtype = [Dtype::F16, Dtype::BF16, Dtype::F32].iter().position(|known| *known == layer.dtype);
-            number(&mut out, dtype.unwrap_or(usize::MAX));
-            number(&mut out, layer.width);
-            number(&mut out, layer.first);
-            number(&mut out, layer.keys.len());
-            out.extend_from_slice(&layer.keys);
-            out.extend_from_slice(&layer.values);
+            number(out, dtype.unwrap_or(usize::MAX))?;
+            number(out, layer.width)?;
+            number(out, layer.first)?;
+            number(out, layer.keys.len())?;
+            out.write_all(&layer.keys)?;
+            out.write_all(&layer.values)?;
         }
-        out
+        Ok(())
     }
 
-    /// Reads what [`Self::to_bytes`] wrote; `None` for anything else. It may say what it likes: whether it fits a model is
+    /// Reads what [`Self::write_to`] wrote; `None` for anything else. It may say what it likes: whether it fits a model is
     /// checked where it is put back.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let mut rest = bytes.strip_prefix(MAGIC)?;
@@ -142,11 +146,17 @@ mod tests {
         PrefixState { origin: Sha256Digest([7; 32]), tokens, layers: vec![layer(0), layer(9)] }
     }
 
+    fn bytes_of(state: &PrefixState) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        state.write_to(&mut bytes).expect("a vector takes any write");
+        bytes
+    }
+
     proptest! {
         #[test]
         fn states_come_back(tokens in prop::collection::vec(any::<u32>(), 0..20), width in 1_usize..5, first in 0_usize..30) {
             let state = state(tokens, width, first);
-            let bytes = state.to_bytes();
+            let bytes = bytes_of(&state);
             prop_assert_eq!(bytes.len() as u64, state.bytes());
             prop_assert_eq!(PrefixState::from_bytes(&bytes), Some(state));
         }
@@ -154,7 +164,7 @@ mod tests {
         #[test]
         fn other_bytes_are_none(mut bytes: Vec<u8>, at: prop::sample::Index, flip in 1_u8..) {
             prop_assert_eq!(PrefixState::from_bytes(&bytes), None);
-            let whole = state(vec![1, 2, 3], 2, 1).to_bytes();
+            let whole = bytes_of(&state(vec![1, 2, 3], 2, 1));
             bytes.splice(0..0, MAGIC.iter().copied());
             prop_assert_eq!(PrefixState::from_bytes(&bytes), None);
             for len in 0..whole.len() {
@@ -165,7 +175,7 @@ mod tests {
             changed[at] ^= flip;
             // A changed byte is refused, or a value of the same shape: the file's encryption tells them apart.
             if let Some(state) = PrefixState::from_bytes(&changed) {
-                prop_assert_eq!(state.to_bytes().len(), whole.len());
+                prop_assert_eq!(bytes_of(&state).len(), whole.len());
             }
         }
     }
