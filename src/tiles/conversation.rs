@@ -334,7 +334,7 @@ pub(crate) fn statistics(completion: &Completion) -> String {
         if usage.cached_tokens > 0 { format!(", {} from the cache", usage.cached_tokens) } else { String::new() };
     let drafted = match usage.drafted_tokens {
         0 => String::new(),
-        drafted => format!(" · {} of {drafted} drafted tokens taken", usage.accepted_tokens),
+        drafted => format!(" · {}/{drafted} drafts", usage.accepted_tokens),
     };
     format!(
         "{:.1} tok/s · {} tokens · {seconds:.2} s to first token · prompt {} tokens{cached}{drafted} · seed {}",
