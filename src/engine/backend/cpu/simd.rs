@@ -8,6 +8,9 @@
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 
+#[cfg(target_arch = "aarch64")]
+pub(super) use self::neon::Neon;
+
 /// Vectors of `LANES` 32-bit lanes.
 ///
 /// # Safety
@@ -15,24 +18,34 @@ use std::arch::x86_64::*;
 pub(super) unsafe trait Simd: Copy {
     /// How many 32-bit lanes a vector has.
     const LANES: usize;
-    /// Integers; some operations see each lane as two 16-bit halves.
+    /// Whether the registers hold the sums of `TOKENS_MAX` tokens beside the weights of a word.
+    const HOLDS_ALL_TOKENS: bool;
+    /// Integers of 32 bits.
     type I: Copy;
     /// Floats.
     type F: Copy;
+    /// A pair of 16-bit numbers a lane, in memory the low and the high half of a word.
+    type Pairs: Copy;
+    /// The same two 16-bit numbers for every lane.
+    type Pair: Copy;
 
-    unsafe fn load_i(from: *const u32) -> Self::I;
+    unsafe fn load_pairs(from: *const u32) -> Self::Pairs;
+    unsafe fn splat_pairs(value: u16) -> Self::Pairs;
+    unsafe fn load_pair(from: *const i16) -> Self::Pair;
+    unsafe fn and(a: Self::Pairs, b: Self::Pairs) -> Self::Pairs;
+    /// Each number shifted by `BITS`; where bits of its neighbour may come in, the callers mask them away.
+    unsafe fn shr<const BITS: u32>(a: Self::Pairs) -> Self::Pairs;
+    /// `acc + first(a)·first(b) + second(a)·second(b)`, all signed.
+    unsafe fn dot_pairs(acc: Self::I, a: Self::Pairs, b: Self::Pair) -> Self::I;
+    /// The floats of 4 bits (E2M1) that the numbers, which are below 16, mean, doubled: whole numbers from -12 to 12.
+    unsafe fn doubled_e2m1(a: Self::Pairs) -> Self::Pairs;
+    /// The first numbers, signed.
+    unsafe fn first(a: Self::Pairs) -> Self::I;
+    /// The second numbers, signed.
+    unsafe fn second(a: Self::Pairs) -> Self::I;
+
     unsafe fn splat_i(value: i32) -> Self::I;
-    unsafe fn and(a: Self::I, b: Self::I) -> Self::I;
-    unsafe fn shr<const BITS: u32>(a: Self::I) -> Self::I;
     unsafe fn add_i(a: Self::I, b: Self::I) -> Self::I;
-    /// `acc + low(a)·low(b) + high(a)·high(b)` with signed 16-bit halves.
-    unsafe fn dot_pairs(acc: Self::I, a: Self::I, b: Self::I) -> Self::I;
-    /// The floats of 4 bits (E2M1) that the low nibbles of the 16-bit halves mean, doubled: whole numbers from -12 to 12.
-    unsafe fn doubled_e2m1(a: Self::I) -> Self::I;
-    /// The low halves as signed numbers.
-    unsafe fn low_half(a: Self::I) -> Self::I;
-    /// The high halves as signed numbers.
-    unsafe fn high_half(a: Self::I) -> Self::I;
     unsafe fn to_f(a: Self::I) -> Self::F;
     /// Rounds to the nearest integer.
     unsafe fn round(a: Self::F) -> Self::I;
@@ -51,7 +64,9 @@ pub(super) unsafe trait Simd: Copy {
     unsafe fn div(a: Self::F, b: Self::F) -> Self::F;
     /// `a·b + c`.
     unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// The larger ones; where one is a NaN, either.
     unsafe fn max(a: Self::F, b: Self::F) -> Self::F;
+    /// The smaller ones; where one is a NaN, either.
     unsafe fn min(a: Self::F, b: Self::F) -> Self::F;
     unsafe fn sum(a: Self::F) -> f32;
     unsafe fn largest(a: Self::F) -> f32;
@@ -71,41 +86,50 @@ fn zip<T: Copy, R>(a: [T; 8], b: [T; 8], f: impl Fn(T, T) -> R) -> [R; 8] {
 // SAFETY: needs no instruction set; pointers are valid by the trait's contract.
 unsafe impl Simd for Scalar {
     const LANES: usize = 8;
+    const HOLDS_ALL_TOKENS: bool = false;
     type I = [i32; 8];
     type F = [f32; 8];
+    type Pairs = [i32; 8];
+    type Pair = i32;
 
-    unsafe fn load_i(from: *const u32) -> Self::I {
+    unsafe fn load_pairs(from: *const u32) -> Self::Pairs {
         // SAFETY: valid for 8 elements by the trait's contract.
         unsafe { from.cast::<[i32; 8]>().read_unaligned() }
+    }
+    unsafe fn splat_pairs(value: u16) -> Self::Pairs {
+        [i32::from(value) * 0x1_0001; 8]
+    }
+    unsafe fn load_pair(from: *const i16) -> Self::Pair {
+        // SAFETY: valid for 2 elements by the trait's contract.
+        unsafe { from.cast::<i32>().read_unaligned() }
+    }
+    unsafe fn and(a: Self::Pairs, b: Self::Pairs) -> Self::Pairs {
+        zip(a, b, |a, b| a & b)
+    }
+    unsafe fn shr<const BITS: u32>(a: Self::Pairs) -> Self::Pairs {
+        a.map(|a| (a as u32 >> BITS) as i32)
+    }
+    unsafe fn dot_pairs(acc: Self::I, a: Self::Pairs, b: Self::Pair) -> Self::I {
+        zip(acc, a, |acc, a| {
+            let first = i32::from(a as i16) * i32::from(b as i16);
+            acc.wrapping_add(first).wrapping_add((a >> 16).wrapping_mul(b >> 16))
+        })
+    }
+    unsafe fn doubled_e2m1(a: Self::Pairs) -> Self::Pairs {
+        let value = |code: i32| i32::from(DOUBLED_E2M1[(code & 15) as usize]);
+        a.map(|a| value(a >> 16) << 16 | value(a) & 0xFFFF)
+    }
+    unsafe fn first(a: Self::Pairs) -> Self::I {
+        a.map(|a| i32::from(a as i16))
+    }
+    unsafe fn second(a: Self::Pairs) -> Self::I {
+        a.map(|a| a >> 16)
     }
     unsafe fn splat_i(value: i32) -> Self::I {
         [value; 8]
     }
-    unsafe fn and(a: Self::I, b: Self::I) -> Self::I {
-        zip(a, b, |a, b| a & b)
-    }
-    unsafe fn shr<const BITS: u32>(a: Self::I) -> Self::I {
-        a.map(|a| (a as u32 >> BITS) as i32)
-    }
     unsafe fn add_i(a: Self::I, b: Self::I) -> Self::I {
         zip(a, b, i32::wrapping_add)
-    }
-    unsafe fn dot_pairs(acc: Self::I, a: Self::I, b: Self::I) -> Self::I {
-        let products = zip(a, b, |a, b| {
-            let low = i32::from(a as i16) * i32::from(b as i16);
-            low.wrapping_add((a >> 16).wrapping_mul(b >> 16))
-        });
-        zip(acc, products, i32::wrapping_add)
-    }
-    unsafe fn doubled_e2m1(a: Self::I) -> Self::I {
-        let value = |code: i32| i32::from(DOUBLED_E2M1[(code & 15) as usize]);
-        a.map(|a| value(a >> 16) << 16 | value(a) & 0xFFFF)
-    }
-    unsafe fn low_half(a: Self::I) -> Self::I {
-        a.map(|a| i32::from(a as i16))
-    }
-    unsafe fn high_half(a: Self::I) -> Self::I {
-        a.map(|a| a >> 16)
     }
     unsafe fn to_f(a: Self::I) -> Self::F {
         a.map(|a| a as f32)
@@ -176,7 +200,7 @@ pub(super) struct Avx2;
 pub(super) struct Avx512;
 
 /// Methods that are one expression of intrinsics.
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 macro_rules! intrinsics {
     ($($name:ident($($argument:ident: $kind:ty),*) $(-> $result:ty)? = $body:expr;)*) => {
         $(
@@ -189,12 +213,18 @@ macro_rules! intrinsics {
     };
 }
 
+#[cfg(target_arch = "aarch64")]
+mod neon;
+
 // SAFETY: the intrinsics are those of AVX2, FMA and F16C.
 #[cfg(target_arch = "x86_64")]
 unsafe impl Simd for Avx2 {
     const LANES: usize = 8;
+    const HOLDS_ALL_TOKENS: bool = false;
     type I = __m256i;
     type F = __m256;
+    type Pairs = __m256i;
+    type Pair = __m256i;
 
     #[inline(always)]
     unsafe fn shr<const BITS: u32>(a: __m256i) -> __m256i {
@@ -202,7 +232,9 @@ unsafe impl Simd for Avx2 {
         unsafe { _mm256_srl_epi32(a, _mm_cvtsi32_si128(BITS as i32)) }
     }
     intrinsics! {
-        load_i(from: *const u32) -> __m256i = _mm256_loadu_si256(from.cast());
+        load_pairs(from: *const u32) -> __m256i = _mm256_loadu_si256(from.cast());
+        splat_pairs(value: u16) -> __m256i = _mm256_set1_epi16(value as i16);
+        load_pair(from: *const i16) -> __m256i = _mm256_set1_epi32(from.cast::<i32>().read_unaligned());
         splat_i(value: i32) -> __m256i = _mm256_set1_epi32(value);
         and(a: __m256i, b: __m256i) -> __m256i = _mm256_and_si256(a, b);
         add_i(a: __m256i, b: __m256i) -> __m256i = _mm256_add_epi32(a, b);
@@ -212,8 +244,8 @@ unsafe impl Simd for Avx2 {
             let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(DOUBLED_E2M1.as_ptr().cast()));
             _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(_mm256_shuffle_epi8(table, a)))
         };
-        low_half(a: __m256i) -> __m256i = _mm256_srai_epi32::<16>(_mm256_slli_epi32::<16>(a));
-        high_half(a: __m256i) -> __m256i = _mm256_srai_epi32::<16>(a);
+        first(a: __m256i) -> __m256i = _mm256_srai_epi32::<16>(_mm256_slli_epi32::<16>(a));
+        second(a: __m256i) -> __m256i = _mm256_srai_epi32::<16>(a);
         to_f(a: __m256i) -> __m256 = _mm256_cvtepi32_ps(a);
         round(a: __m256) -> __m256i = _mm256_cvtps_epi32(a);
         store_i16(to: *mut i16, a: __m256i) = {
@@ -254,8 +286,11 @@ unsafe impl Simd for Avx2 {
 #[cfg(target_arch = "x86_64")]
 unsafe impl Simd for Avx512 {
     const LANES: usize = 16;
+    const HOLDS_ALL_TOKENS: bool = true;
     type I = __m512i;
     type F = __m512;
+    type Pairs = __m512i;
+    type Pair = __m512i;
 
     #[inline(always)]
     unsafe fn shr<const BITS: u32>(a: __m512i) -> __m512i {
@@ -263,7 +298,9 @@ unsafe impl Simd for Avx512 {
         unsafe { _mm512_srli_epi32::<BITS>(a) }
     }
     intrinsics! {
-        load_i(from: *const u32) -> __m512i = _mm512_loadu_si512(from.cast());
+        load_pairs(from: *const u32) -> __m512i = _mm512_loadu_si512(from.cast());
+        splat_pairs(value: u16) -> __m512i = _mm512_set1_epi16(value as i16);
+        load_pair(from: *const i16) -> __m512i = _mm512_set1_epi32(from.cast::<i32>().read_unaligned());
         splat_i(value: i32) -> __m512i = _mm512_set1_epi32(value);
         and(a: __m512i, b: __m512i) -> __m512i = _mm512_and_si512(a, b);
         add_i(a: __m512i, b: __m512i) -> __m512i = _mm512_add_epi32(a, b);
@@ -273,8 +310,8 @@ unsafe impl Simd for Avx512 {
             let table = _mm512_broadcast_i32x4(_mm_loadu_si128(DOUBLED_E2M1.as_ptr().cast()));
             _mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(_mm512_shuffle_epi8(table, a)))
         };
-        low_half(a: __m512i) -> __m512i = _mm512_srai_epi32::<16>(_mm512_slli_epi32::<16>(a));
-        high_half(a: __m512i) -> __m512i = _mm512_srai_epi32::<16>(a);
+        first(a: __m512i) -> __m512i = _mm512_srai_epi32::<16>(_mm512_slli_epi32::<16>(a));
+        second(a: __m512i) -> __m512i = _mm512_srai_epi32::<16>(a);
         to_f(a: __m512i) -> __m512 = _mm512_cvtepi32_ps(a);
         round(a: __m512) -> __m512i = _mm512_cvtps_epi32(a);
         store_i16(to: *mut i16, a: __m512i) = _mm256_storeu_si256(to.cast(), _mm512_cvtepi32_epi16(a));
