@@ -387,7 +387,7 @@ unsafe fn integer<S: Simd, C: Codes, P: Parts>(task: &BlockTask<'_>, out: &mut B
     // SAFETY: as `integer_tokens`.
     unsafe {
         if task.tokens == TOKENS_MAX {
-            if S::HOLDS_ALL_TOKENS {
+            if S::LANES == 16 {
                 return integer_tokens::<S, C, P, 8, 1>(task, 0, out);
             }
             // Half the registers hold half the tokens.

@@ -18,8 +18,6 @@ pub(super) use self::neon::Neon;
 pub(super) unsafe trait Simd: Copy {
     /// How many 32-bit lanes a vector has.
     const LANES: usize;
-    /// Whether the registers hold the sums of `TOKENS_MAX` tokens beside the weights of a word.
-    const HOLDS_ALL_TOKENS: bool;
     /// Integers of 32 bits.
     type I: Copy;
     /// Floats.
@@ -86,7 +84,6 @@ fn zip<T: Copy, R>(a: [T; 8], b: [T; 8], f: impl Fn(T, T) -> R) -> [R; 8] {
 // SAFETY: needs no instruction set; pointers are valid by the trait's contract.
 unsafe impl Simd for Scalar {
     const LANES: usize = 8;
-    const HOLDS_ALL_TOKENS: bool = false;
     type I = [i32; 8];
     type F = [f32; 8];
     type Pairs = [i32; 8];
@@ -220,7 +217,6 @@ mod neon;
 #[cfg(target_arch = "x86_64")]
 unsafe impl Simd for Avx2 {
     const LANES: usize = 8;
-    const HOLDS_ALL_TOKENS: bool = false;
     type I = __m256i;
     type F = __m256;
     type Pairs = __m256i;
@@ -286,7 +282,6 @@ unsafe impl Simd for Avx2 {
 #[cfg(target_arch = "x86_64")]
 unsafe impl Simd for Avx512 {
     const LANES: usize = 16;
-    const HOLDS_ALL_TOKENS: bool = true;
     type I = __m512i;
     type F = __m512;
     type Pairs = __m512i;

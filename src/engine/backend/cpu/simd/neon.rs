@@ -30,7 +30,6 @@ macro_rules! both {
 // SAFETY: the intrinsics are those of NEON.
 unsafe impl Simd for Neon {
     const LANES: usize = 8;
-    const HOLDS_ALL_TOKENS: bool = true;
     type I = Ints;
     type F = Floats;
     type Pairs = Pairs;
@@ -47,8 +46,7 @@ unsafe impl Simd for Neon {
             [apart.0, apart.1]
         };
         splat_pairs(value: u16) -> Pairs = [vdupq_n_u16(value); 2];
-        load_pair(from: *const i16) -> int16x4_t =
-            vreinterpret_s16_f32(vset_lane_f32::<0>(from.cast::<f32>().read_unaligned(), vdup_n_f32(0.0)));
+        load_pair(from: *const i16) -> int16x4_t = vreinterpret_s16_s32(vdup_n_s32(from.cast::<i32>().read_unaligned()));
         and(a: Pairs, b: Pairs) -> Pairs = both!(vandq_u16, a, b);
         dot_pairs(acc: Ints, a: Pairs, b: int16x4_t) -> Ints = {
             let [first, second] = both!(vreinterpretq_s16_u16, a);
