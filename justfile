@@ -20,3 +20,6 @@ fuzz TARGET SECONDS="60":
 bench *ARGS:
     tools/bench {{ARGS}}
 
+# Linux on arm64, cross-compiled: its tests under qemu; just arm64 build: the program
+arm64 *ARGS:
+    tools/arm64 {{ARGS}}

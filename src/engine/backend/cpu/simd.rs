@@ -330,3 +330,99 @@ unsafe impl Simd for Avx512 {
         largest(a: __m512) -> f32 = _mm512_reduce_max_ps(a);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Everything that an instruction set makes of 16 lanes, as bits.
+    unsafe fn everything<S: Simd>(words: &[u32; 16], floats: &[f32; 16], halves: &[u16; 16]) -> Vec<[f32; 16]> {
+        let mut all = vec![[0.0; 16]; 17];
+        for at in (0..16).step_by(S::LANES) {
+            // SAFETY: the arrays have 16 elements, and the caller has the instruction set.
+            unsafe {
+                let pairs = S::load_pairs(words.as_ptr().add(at));
+                let nibbles = S::and(S::shr::<4>(pairs), S::splat_pairs(15));
+                let doubled = S::doubled_e2m1(nibbles);
+                let x = S::load(floats.as_ptr().add(at));
+                let (y, rounded) = (S::splat(1.5), S::round(x));
+                let mut stored = [0_i16; 16];
+                S::store_i16(stored.as_mut_ptr(), rounded);
+                let dot = S::dot_pairs(S::splat_i(-7), pairs, S::load_pair([-3_i16, 1_001].as_ptr()));
+                let results = [
+                    S::to_f(S::first(pairs)),
+                    S::to_f(S::second(pairs)),
+                    S::to_f(S::first(nibbles)),
+                    S::to_f(S::second(nibbles)),
+                    S::to_f(S::first(doubled)),
+                    S::to_f(S::second(doubled)),
+                    S::to_f(dot),
+                    S::to_f(S::add_i(dot, rounded)),
+                    S::to_f(rounded),
+                    S::exp2(rounded),
+                    S::load_f16(halves.as_ptr().add(at)),
+                    S::load_bf16(halves.as_ptr().add(at)),
+                    S::div(S::mul(S::add(x, y), x), y),
+                    S::fma(x, S::splat(0.25), y),
+                    S::max(S::min(x, S::splat(30.0)), S::splat(-30.5)),
+                    S::splat(S::sum(S::to_f(S::first(nibbles))) + if at == 0 { 0.0 } else { all[15][0] }),
+                ];
+                for (all, result) in all.iter_mut().zip(results) {
+                    S::store(all.as_mut_ptr().add(at), result);
+                }
+                let largest = S::largest(x).max(if at == 0 { f32::NEG_INFINITY } else { all[16][0] });
+                all[16] = [largest; 16];
+                let total = all[15][at];
+                all[15] = [total; 16];
+                assert!(stored[..S::LANES].iter().zip(&all[8][at..]).all(|(a, b)| f32::from(*a) == *b));
+            }
+        }
+        all
+    }
+
+    /// Every operation of every instruction set gives the same bits as plain arrays do.
+    #[test]
+    fn instruction_sets_compute_what_arrays_do() {
+        let mut seed = 1_u32;
+        let mut next = || {
+            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            seed >> 8 ^ seed << 13
+        };
+        for _ in 0..500 {
+            let words: [u32; 16] = std::array::from_fn(|_| next());
+            // Quarters, so that ties are rounded and sums are exact; halves of all kinds but NaNs, whose bits may differ.
+            let floats: [f32; 16] = std::array::from_fn(|_| (next() % 401) as f32 / 4.0 - 50.0);
+            let halves = std::array::from_fn(|_| next() as u16)
+                .map(|half| if half & 0x7C00 == 0x7C00 { half & !0x3FF } else { half });
+            // SAFETY: instruction sets are asked for, or part of the architecture.
+            unsafe {
+                let expected = everything::<Scalar>(&words, &floats, &halves);
+                let check = |found: Vec<[f32; 16]>| {
+                    for (operation, (found, expected)) in found.iter().zip(&expected).enumerate() {
+                        assert_eq!(
+                            found.map(f32::to_bits),
+                            expected.map(f32::to_bits),
+                            "{operation}: {found:?} {expected:?}"
+                        );
+                    }
+                };
+                #[cfg(target_arch = "aarch64")]
+                check(everything::<Neon>(&words, &floats, &halves));
+                #[cfg(target_arch = "x86_64")]
+                if is_x86_feature_detected!("avx2")
+                    && is_x86_feature_detected!("fma")
+                    && is_x86_feature_detected!("f16c")
+                {
+                    check(everything::<Avx2>(&words, &floats, &halves));
+                }
+                #[cfg(target_arch = "x86_64")]
+                if is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512vl")
+                    && is_x86_feature_detected!("avx512vnni")
+                {
+                    check(everything::<Avx512>(&words, &floats, &halves));
+                }
+            }
+        }
+    }
+}
