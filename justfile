@@ -24,3 +24,6 @@ mac *ARGS:
 bench *ARGS:
     tools/bench {{ARGS}}
 
+# Linux on arm64, cross-compiled: its tests under qemu; just arm64 build: the program
+arm64 *ARGS:
+    tools/arm64 {{ARGS}}

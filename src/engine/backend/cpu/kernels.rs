@@ -6,6 +6,8 @@
 
 use half::{bf16, f16};
 
+#[cfg(target_arch = "aarch64")]
+use super::simd::Neon;
 #[cfg(target_arch = "x86_64")]
 use super::simd::{Avx2, Avx512};
 use super::simd::{Scalar, Simd};
@@ -108,6 +110,10 @@ impl Kernels {
                 return avx2::KERNELS;
             }
         }
+        // Every 64-bit ARM processor has NEON.
+        #[cfg(target_arch = "aarch64")]
+        return neon::KERNELS;
+        #[cfg(not(target_arch = "aarch64"))]
         scalar::KERNELS
     }
 
@@ -130,6 +136,8 @@ impl Kernels {
                 all.push(avx512::KERNELS);
             }
         }
+        #[cfg(target_arch = "aarch64")]
+        all.push(neon::KERNELS);
         all
     }
 
@@ -280,7 +288,7 @@ trait Codes {
     /// Whether a bias follows the scale.
     const HAS_BIAS: bool;
     /// The pairs of 16-bit halves in a word of codes, as numbers: four for 4 bits, two (twice the same) for 8.
-    unsafe fn pairs<S: Simd>(word: S::I) -> [S::I; 4];
+    unsafe fn pairs<S: Simd>(word: S::Pairs) -> [S::Pairs; 4];
 }
 
 /// Unsigned nibbles.
@@ -294,10 +302,10 @@ impl Codes for Nibbles {
     const BITS: usize = 4;
     const HAS_BIAS: bool = true;
     #[inline(always)]
-    unsafe fn pairs<S: Simd>(word: S::I) -> [S::I; 4] {
+    unsafe fn pairs<S: Simd>(word: S::Pairs) -> [S::Pairs; 4] {
         // SAFETY: the caller has the instruction set.
         unsafe {
-            let mask = S::splat_i(0x000F_000F);
+            let mask = S::splat_pairs(0x000F);
             let (second, third, fourth) = (S::shr::<4>(word), S::shr::<8>(word), S::shr::<12>(word));
             [S::and(word, mask), S::and(second, mask), S::and(third, mask), S::and(fourth, mask)]
         }
@@ -308,10 +316,10 @@ impl Codes for Bytes {
     const BITS: usize = 8;
     const HAS_BIAS: bool = true;
     #[inline(always)]
-    unsafe fn pairs<S: Simd>(word: S::I) -> [S::I; 4] {
+    unsafe fn pairs<S: Simd>(word: S::Pairs) -> [S::Pairs; 4] {
         // SAFETY: the caller has the instruction set.
         unsafe {
-            let mask = S::splat_i(0x00FF_00FF);
+            let mask = S::splat_pairs(0x00FF);
             let (first, second) = (S::and(word, mask), S::and(S::shr::<8>(word), mask));
             [first, second, first, second]
         }
@@ -322,7 +330,7 @@ impl Codes for E2m1 {
     const BITS: usize = 4;
     const HAS_BIAS: bool = false;
     #[inline(always)]
-    unsafe fn pairs<S: Simd>(word: S::I) -> [S::I; 4] {
+    unsafe fn pairs<S: Simd>(word: S::Pairs) -> [S::Pairs; 4] {
         // SAFETY: the caller has the instruction set.
         unsafe { Nibbles::pairs::<S>(word).map(|pair| S::doubled_e2m1(pair)) }
     }
@@ -346,13 +354,12 @@ unsafe fn integer_tokens<S: Simd, C: Codes, P: Parts, const T: usize, const CHAI
             let base = task.block.as_ptr().add(group * task.group_bytes);
             let mut sums = [[S::splat_i(0); CHAINS]; T];
             for word in 0..words {
-                let pairs = C::pairs::<S>(S::load_i(base.add(word * S::LANES * 4).cast()));
+                let pairs = C::pairs::<S>(S::load_pairs(base.add(word * S::LANES * 4).cast()));
                 for (pair, weights) in pairs.into_iter().enumerate().take(pairs_a_word) {
                     let column = group * task.group_size + word * (32 / C::BITS) + pair * 2;
                     for t in 0..T {
-                        let two = codes[t].add(column).cast::<i32>().read_unaligned();
                         let chain = &mut sums[t][pair % CHAINS];
-                        *chain = S::dot_pairs(*chain, weights, S::splat_i(two));
+                        *chain = S::dot_pairs(*chain, weights, S::load_pair(codes[t].add(column)));
                     }
                 }
             }
@@ -417,11 +424,11 @@ unsafe fn oracle<S: Simd, C: Codes, P: Parts>(task: &BlockTask<'_>, out: &mut Bl
                 let scale = P::load::<S>(parts);
                 let bias = if C::HAS_BIAS { P::load::<S>(parts.add(S::LANES * P::SIZE)) } else { S::splat(0.0) };
                 for word in 0..words {
-                    let pairs = C::pairs::<S>(S::load_i(base.add(word * S::LANES * 4).cast()));
+                    let pairs = C::pairs::<S>(S::load_pairs(base.add(word * S::LANES * 4).cast()));
                     for (pair, codes) in pairs.into_iter().enumerate().take(16 / C::BITS) {
                         let x = x.add(group * task.group_size + word * (32 / C::BITS) + pair * 2);
-                        let first = S::fma(S::to_f(S::low_half(codes)), scale, bias);
-                        let second = S::fma(S::to_f(S::high_half(codes)), scale, bias);
+                        let first = S::fma(S::to_f(S::first(codes)), scale, bias);
+                        let second = S::fma(S::to_f(S::second(codes)), scale, bias);
                         total = S::fma(first, S::splat(*x), total);
                         total = S::fma(second, S::splat(*x.add(1)), total);
                     }
@@ -583,3 +590,5 @@ entry_points!(scalar, Scalar, "scalar");
 entry_points!(avx2, Avx2, "AVX2", #[target_feature(enable = "avx2,fma,f16c")]);
 #[cfg(target_arch = "x86_64")]
 entry_points!(avx512, Avx512, "AVX-512 VNNI", #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]);
+#[cfg(target_arch = "aarch64")]
+entry_points!(neon, Neon, "NEON", #[target_feature(enable = "neon")]);

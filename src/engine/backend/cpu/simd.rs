@@ -8,6 +8,9 @@
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 
+#[cfg(target_arch = "aarch64")]
+pub(super) use self::neon::Neon;
+
 /// Vectors of `LANES` 32-bit lanes.
 ///
 /// # Safety
@@ -15,24 +18,32 @@ use std::arch::x86_64::*;
 pub(super) unsafe trait Simd: Copy {
     /// How many 32-bit lanes a vector has.
     const LANES: usize;
-    /// Integers; some operations see each lane as two 16-bit halves.
+    /// Integers of 32 bits.
     type I: Copy;
     /// Floats.
     type F: Copy;
+    /// A pair of 16-bit numbers a lane, in memory the low and the high half of a word.
+    type Pairs: Copy;
+    /// The same two 16-bit numbers for every lane.
+    type Pair: Copy;
 
-    unsafe fn load_i(from: *const u32) -> Self::I;
+    unsafe fn load_pairs(from: *const u32) -> Self::Pairs;
+    unsafe fn splat_pairs(value: u16) -> Self::Pairs;
+    unsafe fn load_pair(from: *const i16) -> Self::Pair;
+    unsafe fn and(a: Self::Pairs, b: Self::Pairs) -> Self::Pairs;
+    /// Each number shifted by `BITS`; where bits of its neighbour may come in, the callers mask them away.
+    unsafe fn shr<const BITS: u32>(a: Self::Pairs) -> Self::Pairs;
+    /// `acc + first(a)·first(b) + second(a)·second(b)`, all signed.
+    unsafe fn dot_pairs(acc: Self::I, a: Self::Pairs, b: Self::Pair) -> Self::I;
+    /// The floats of 4 bits (E2M1) that the numbers, which are below 16, mean, doubled: whole numbers from -12 to 12.
+    unsafe fn doubled_e2m1(a: Self::Pairs) -> Self::Pairs;
+    /// The first numbers, signed.
+    unsafe fn first(a: Self::Pairs) -> Self::I;
+    /// The second numbers, signed.
+    unsafe fn second(a: Self::Pairs) -> Self::I;
+
     unsafe fn splat_i(value: i32) -> Self::I;
-    unsafe fn and(a: Self::I, b: Self::I) -> Self::I;
-    unsafe fn shr<const BITS: u32>(a: Self::I) -> Self::I;
     unsafe fn add_i(a: Self::I, b: Self::I) -> Self::I;
-    /// `acc + low(a)·low(b) + high(a)·high(b)` with signed 16-bit halves.
-    unsafe fn dot_pairs(acc: Self::I, a: Self::I, b: Self::I) -> Self::I;
-    /// The floats of 4 bits (E2M1) that the low nibbles of the 16-bit halves mean, doubled: whole numbers from -12 to 12.
-    unsafe fn doubled_e2m1(a: Self::I) -> Self::I;
-    /// The low halves as signed numbers.
-    unsafe fn low_half(a: Self::I) -> Self::I;
-    /// The high halves as signed numbers.
-    unsafe fn high_half(a: Self::I) -> Self::I;
     unsafe fn to_f(a: Self::I) -> Self::F;
     /// Rounds to the nearest integer.
     unsafe fn round(a: Self::F) -> Self::I;
@@ -51,7 +62,9 @@ pub(super) unsafe trait Simd: Copy {
     unsafe fn div(a: Self::F, b: Self::F) -> Self::F;
     /// `a·b + c`.
     unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// The larger ones; where one is a NaN, either.
     unsafe fn max(a: Self::F, b: Self::F) -> Self::F;
+    /// The smaller ones; where one is a NaN, either.
     unsafe fn min(a: Self::F, b: Self::F) -> Self::F;
     unsafe fn sum(a: Self::F) -> f32;
     unsafe fn largest(a: Self::F) -> f32;
@@ -73,39 +86,47 @@ unsafe impl Simd for Scalar {
     const LANES: usize = 8;
     type I = [i32; 8];
     type F = [f32; 8];
+    type Pairs = [i32; 8];
+    type Pair = i32;
 
-    unsafe fn load_i(from: *const u32) -> Self::I {
+    unsafe fn load_pairs(from: *const u32) -> Self::Pairs {
         // SAFETY: valid for 8 elements by the trait's contract.
         unsafe { from.cast::<[i32; 8]>().read_unaligned() }
+    }
+    unsafe fn splat_pairs(value: u16) -> Self::Pairs {
+        [i32::from(value) * 0x1_0001; 8]
+    }
+    unsafe fn load_pair(from: *const i16) -> Self::Pair {
+        // SAFETY: valid for 2 elements by the trait's contract.
+        unsafe { from.cast::<i32>().read_unaligned() }
+    }
+    unsafe fn and(a: Self::Pairs, b: Self::Pairs) -> Self::Pairs {
+        zip(a, b, |a, b| a & b)
+    }
+    unsafe fn shr<const BITS: u32>(a: Self::Pairs) -> Self::Pairs {
+        a.map(|a| (a as u32 >> BITS) as i32)
+    }
+    unsafe fn dot_pairs(acc: Self::I, a: Self::Pairs, b: Self::Pair) -> Self::I {
+        zip(acc, a, |acc, a| {
+            let first = i32::from(a as i16) * i32::from(b as i16);
+            acc.wrapping_add(first).wrapping_add((a >> 16).wrapping_mul(b >> 16))
+        })
+    }
+    unsafe fn doubled_e2m1(a: Self::Pairs) -> Self::Pairs {
+        let value = |code: i32| i32::from(DOUBLED_E2M1[(code & 15) as usize]);
+        a.map(|a| value(a >> 16) << 16 | value(a) & 0xFFFF)
+    }
+    unsafe fn first(a: Self::Pairs) -> Self::I {
+        a.map(|a| i32::from(a as i16))
+    }
+    unsafe fn second(a: Self::Pairs) -> Self::I {
+        a.map(|a| a >> 16)
     }
     unsafe fn splat_i(value: i32) -> Self::I {
         [value; 8]
     }
-    unsafe fn and(a: Self::I, b: Self::I) -> Self::I {
-        zip(a, b, |a, b| a & b)
-    }
-    unsafe fn shr<const BITS: u32>(a: Self::I) -> Self::I {
-        a.map(|a| (a as u32 >> BITS) as i32)
-    }
     unsafe fn add_i(a: Self::I, b: Self::I) -> Self::I {
         zip(a, b, i32::wrapping_add)
-    }
-    unsafe fn dot_pairs(acc: Self::I, a: Self::I, b: Self::I) -> Self::I {
-        let products = zip(a, b, |a, b| {
-            let low = i32::from(a as i16) * i32::from(b as i16);
-            low.wrapping_add((a >> 16).wrapping_mul(b >> 16))
-        });
-        zip(acc, products, i32::wrapping_add)
-    }
-    unsafe fn doubled_e2m1(a: Self::I) -> Self::I {
-        let value = |code: i32| i32::from(DOUBLED_E2M1[(code & 15) as usize]);
-        a.map(|a| value(a >> 16) << 16 | value(a) & 0xFFFF)
-    }
-    unsafe fn low_half(a: Self::I) -> Self::I {
-        a.map(|a| i32::from(a as i16))
-    }
-    unsafe fn high_half(a: Self::I) -> Self::I {
-        a.map(|a| a >> 16)
     }
     unsafe fn to_f(a: Self::I) -> Self::F {
         a.map(|a| a as f32)
@@ -176,7 +197,7 @@ pub(super) struct Avx2;
 pub(super) struct Avx512;
 
 /// Methods that are one expression of intrinsics.
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 macro_rules! intrinsics {
     ($($name:ident($($argument:ident: $kind:ty),*) $(-> $result:ty)? = $body:expr;)*) => {
         $(
@@ -189,12 +210,17 @@ macro_rules! intrinsics {
     };
 }
 
+#[cfg(target_arch = "aarch64")]
+mod neon;
+
 // SAFETY: the intrinsics are those of AVX2, FMA and F16C.
 #[cfg(target_arch = "x86_64")]
 unsafe impl Simd for Avx2 {
     const LANES: usize = 8;
     type I = __m256i;
     type F = __m256;
+    type Pairs = __m256i;
+    type Pair = __m256i;
 
     #[inline(always)]
     unsafe fn shr<const BITS: u32>(a: __m256i) -> __m256i {
@@ -202,7 +228,9 @@ unsafe impl Simd for Avx2 {
         unsafe { _mm256_srl_epi32(a, _mm_cvtsi32_si128(BITS as i32)) }
     }
     intrinsics! {
-        load_i(from: *const u32) -> __m256i = _mm256_loadu_si256(from.cast());
+        load_pairs(from: *const u32) -> __m256i = _mm256_loadu_si256(from.cast());
+        splat_pairs(value: u16) -> __m256i = _mm256_set1_epi16(value as i16);
+        load_pair(from: *const i16) -> __m256i = _mm256_set1_epi32(from.cast::<i32>().read_unaligned());
         splat_i(value: i32) -> __m256i = _mm256_set1_epi32(value);
         and(a: __m256i, b: __m256i) -> __m256i = _mm256_and_si256(a, b);
         add_i(a: __m256i, b: __m256i) -> __m256i = _mm256_add_epi32(a, b);
@@ -212,8 +240,8 @@ unsafe impl Simd for Avx2 {
             let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(DOUBLED_E2M1.as_ptr().cast()));
             _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(_mm256_shuffle_epi8(table, a)))
         };
-        low_half(a: __m256i) -> __m256i = _mm256_srai_epi32::<16>(_mm256_slli_epi32::<16>(a));
-        high_half(a: __m256i) -> __m256i = _mm256_srai_epi32::<16>(a);
+        first(a: __m256i) -> __m256i = _mm256_srai_epi32::<16>(_mm256_slli_epi32::<16>(a));
+        second(a: __m256i) -> __m256i = _mm256_srai_epi32::<16>(a);
         to_f(a: __m256i) -> __m256 = _mm256_cvtepi32_ps(a);
         round(a: __m256) -> __m256i = _mm256_cvtps_epi32(a);
         store_i16(to: *mut i16, a: __m256i) = {
@@ -256,6 +284,8 @@ unsafe impl Simd for Avx512 {
     const LANES: usize = 16;
     type I = __m512i;
     type F = __m512;
+    type Pairs = __m512i;
+    type Pair = __m512i;
 
     #[inline(always)]
     unsafe fn shr<const BITS: u32>(a: __m512i) -> __m512i {
@@ -263,7 +293,9 @@ unsafe impl Simd for Avx512 {
         unsafe { _mm512_srli_epi32::<BITS>(a) }
     }
     intrinsics! {
-        load_i(from: *const u32) -> __m512i = _mm512_loadu_si512(from.cast());
+        load_pairs(from: *const u32) -> __m512i = _mm512_loadu_si512(from.cast());
+        splat_pairs(value: u16) -> __m512i = _mm512_set1_epi16(value as i16);
+        load_pair(from: *const i16) -> __m512i = _mm512_set1_epi32(from.cast::<i32>().read_unaligned());
         splat_i(value: i32) -> __m512i = _mm512_set1_epi32(value);
         and(a: __m512i, b: __m512i) -> __m512i = _mm512_and_si512(a, b);
         add_i(a: __m512i, b: __m512i) -> __m512i = _mm512_add_epi32(a, b);
@@ -273,8 +305,8 @@ unsafe impl Simd for Avx512 {
             let table = _mm512_broadcast_i32x4(_mm_loadu_si128(DOUBLED_E2M1.as_ptr().cast()));
             _mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(_mm512_shuffle_epi8(table, a)))
         };
-        low_half(a: __m512i) -> __m512i = _mm512_srai_epi32::<16>(_mm512_slli_epi32::<16>(a));
-        high_half(a: __m512i) -> __m512i = _mm512_srai_epi32::<16>(a);
+        first(a: __m512i) -> __m512i = _mm512_srai_epi32::<16>(_mm512_slli_epi32::<16>(a));
+        second(a: __m512i) -> __m512i = _mm512_srai_epi32::<16>(a);
         to_f(a: __m512i) -> __m512 = _mm512_cvtepi32_ps(a);
         round(a: __m512) -> __m512i = _mm512_cvtps_epi32(a);
         store_i16(to: *mut i16, a: __m512i) = _mm256_storeu_si256(to.cast(), _mm512_cvtepi32_epi16(a));
@@ -296,5 +328,101 @@ unsafe impl Simd for Avx512 {
         min(a: __m512, b: __m512) -> __m512 = _mm512_min_ps(a, b);
         sum(a: __m512) -> f32 = _mm512_reduce_add_ps(a);
         largest(a: __m512) -> f32 = _mm512_reduce_max_ps(a);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Everything that an instruction set makes of 16 lanes, as bits.
+    unsafe fn everything<S: Simd>(words: &[u32; 16], floats: &[f32; 16], halves: &[u16; 16]) -> Vec<[f32; 16]> {
+        let mut all = vec![[0.0; 16]; 17];
+        for at in (0..16).step_by(S::LANES) {
+            // SAFETY: the arrays have 16 elements, and the caller has the instruction set.
+            unsafe {
+                let pairs = S::load_pairs(words.as_ptr().add(at));
+                let nibbles = S::and(S::shr::<4>(pairs), S::splat_pairs(15));
+                let doubled = S::doubled_e2m1(nibbles);
+                let x = S::load(floats.as_ptr().add(at));
+                let (y, rounded) = (S::splat(1.5), S::round(x));
+                let mut stored = [0_i16; 16];
+                S::store_i16(stored.as_mut_ptr(), rounded);
+                let dot = S::dot_pairs(S::splat_i(-7), pairs, S::load_pair([-3_i16, 1_001].as_ptr()));
+                let results = [
+                    S::to_f(S::first(pairs)),
+                    S::to_f(S::second(pairs)),
+                    S::to_f(S::first(nibbles)),
+                    S::to_f(S::second(nibbles)),
+                    S::to_f(S::first(doubled)),
+                    S::to_f(S::second(doubled)),
+                    S::to_f(dot),
+                    S::to_f(S::add_i(dot, rounded)),
+                    S::to_f(rounded),
+                    S::exp2(rounded),
+                    S::load_f16(halves.as_ptr().add(at)),
+                    S::load_bf16(halves.as_ptr().add(at)),
+                    S::div(S::mul(S::add(x, y), x), y),
+                    S::fma(x, S::splat(0.25), y),
+                    S::max(S::min(x, S::splat(30.0)), S::splat(-30.5)),
+                    S::splat(S::sum(S::to_f(S::first(nibbles))) + if at == 0 { 0.0 } else { all[15][0] }),
+                ];
+                for (all, result) in all.iter_mut().zip(results) {
+                    S::store(all.as_mut_ptr().add(at), result);
+                }
+                let largest = S::largest(x).max(if at == 0 { f32::NEG_INFINITY } else { all[16][0] });
+                all[16] = [largest; 16];
+                let total = all[15][at];
+                all[15] = [total; 16];
+                assert!(stored[..S::LANES].iter().zip(&all[8][at..]).all(|(a, b)| f32::from(*a) == *b));
+            }
+        }
+        all
+    }
+
+    /// Every operation of every instruction set gives the same bits as plain arrays do.
+    #[test]
+    fn instruction_sets_compute_what_arrays_do() {
+        let mut seed = 1_u32;
+        let mut next = || {
+            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            seed >> 8 ^ seed << 13
+        };
+        for _ in 0..500 {
+            let words: [u32; 16] = std::array::from_fn(|_| next());
+            // Quarters, so that ties are rounded and sums are exact; halves of all kinds but NaNs, whose bits may differ.
+            let floats: [f32; 16] = std::array::from_fn(|_| (next() % 401) as f32 / 4.0 - 50.0);
+            let halves = std::array::from_fn(|_| next() as u16)
+                .map(|half| if half & 0x7C00 == 0x7C00 { half & !0x3FF } else { half });
+            // SAFETY: instruction sets are asked for, or part of the architecture.
+            unsafe {
+                let expected = everything::<Scalar>(&words, &floats, &halves);
+                let check = |found: Vec<[f32; 16]>| {
+                    for (operation, (found, expected)) in found.iter().zip(&expected).enumerate() {
+                        assert_eq!(
+                            found.map(f32::to_bits),
+                            expected.map(f32::to_bits),
+                            "{operation}: {found:?} {expected:?}"
+                        );
+                    }
+                };
+                #[cfg(target_arch = "aarch64")]
+                check(everything::<Neon>(&words, &floats, &halves));
+                #[cfg(target_arch = "x86_64")]
+                if is_x86_feature_detected!("avx2")
+                    && is_x86_feature_detected!("fma")
+                    && is_x86_feature_detected!("f16c")
+                {
+                    check(everything::<Avx2>(&words, &floats, &halves));
+                }
+                #[cfg(target_arch = "x86_64")]
+                if is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512vl")
+                    && is_x86_feature_detected!("avx512vnni")
+                {
+                    check(everything::<Avx512>(&words, &floats, &halves));
+                }
+            }
+        }
     }
 }
