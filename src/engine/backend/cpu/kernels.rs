@@ -332,7 +332,11 @@ impl Codes for E2m1 {
     #[inline(always)]
     unsafe fn pairs<S: Simd>(word: S::Pairs) -> [S::Pairs; 4] {
         // SAFETY: the caller has the instruction set.
-        unsafe { Nibbles::pairs::<S>(word).map(|pair| S::doubled_e2m1(pair)) }
+        unsafe {
+            let [first, second, third, fourth] = Nibbles::pairs::<S>(word);
+            let (first, second) = (S::doubled_e2m1(first), S::doubled_e2m1(second));
+            [first, second, S::doubled_e2m1(third), S::doubled_e2m1(fourth)]
+        }
     }
 }
 
@@ -394,16 +398,7 @@ unsafe fn integer<S: Simd, C: Codes, P: Parts>(task: &BlockTask<'_>, out: &mut B
             integer_tokens::<S, C, P, 4, 1>(task, 0, out);
             return integer_tokens::<S, C, P, 4, 1>(task, 4, out);
         }
-        let mut token = 0;
-        while task.tokens - token >= 4 {
-            integer_tokens::<S, C, P, 4, 1>(task, token, out);
-            token += 4;
-        }
-        if task.tokens - token >= 2 {
-            integer_tokens::<S, C, P, 2, 2>(task, token, out);
-            token += 2;
-        }
-        if task.tokens > token {
+        for token in 0..task.tokens {
             integer_tokens::<S, C, P, 1, 4>(task, token, out);
         }
     }

@@ -326,7 +326,14 @@ unsafe impl Simd for Avx512 {
         fma(a: __m512, b: __m512, c: __m512) -> __m512 = _mm512_fmadd_ps(a, b, c);
         max(a: __m512, b: __m512) -> __m512 = _mm512_max_ps(a, b);
         min(a: __m512, b: __m512) -> __m512 = _mm512_min_ps(a, b);
-        sum(a: __m512) -> f32 = _mm512_reduce_add_ps(a);
+        // Not `_mm512_reduce_add_ps`: the compiler calls that one out of line, with the vector in memory.
+        sum(a: __m512) -> f32 = {
+            let upper = _mm512_castps512_ps256(_mm512_shuffle_f32x4::<0b11_10_11_10>(a, a));
+            let eight = _mm256_add_ps(_mm512_castps512_ps256(a), upper);
+            let four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+            let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps::<1>(two, two)))
+        };
         largest(a: __m512) -> f32 = _mm512_reduce_max_ps(a);
     }
 }

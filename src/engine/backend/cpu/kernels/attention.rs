@@ -20,9 +20,15 @@ unsafe fn products<S: Simd, P: Parts, const N: usize>(query: &[f32], keys: [*con
                 totals[n] = S::fma(part, P::load::<S>(keys[n].add(at).cast()), totals[n]);
             }
         }
-        std::array::from_fn(|n| {
-            (whole..query.len()).fold(S::sum(totals[n]), |sum, at| sum + query[at] * P::to_f32(*keys[n].add(at)))
-        })
+        // Loops and not closures: these would not be compiled for the instruction set.
+        let mut sums = [0.0; N];
+        for n in 0..N {
+            sums[n] = S::sum(totals[n]);
+            for at in whole..query.len() {
+                sums[n] += query[at] * P::to_f32(*keys[n].add(at));
+            }
+        }
+        sums
     }
 }
 

@@ -33,22 +33,27 @@ pub(super) unsafe fn exp<S: Simd>(x: S::F) -> S::F {
     }
 }
 
-/// Applies `gate` to all elements, the last few of them in a vector that is filled up.
+/// What a gate does with a vector of each; a trait and not a closure, which would not be compiled for the instruction set.
+trait Gate: Copy {
+    unsafe fn apply<S: Simd>(self, gate: S::F, up: S::F) -> S::F;
+}
+
+/// Applies a gate to all elements, the last few of them in a vector that is filled up.
 #[inline(always)]
-unsafe fn gated<S: Simd>(gate: &mut [f32], up: &[f32], apply: impl Fn(S::F, S::F) -> S::F) {
+unsafe fn gated<S: Simd, G: Gate>(how: G, gate: &mut [f32], up: &[f32]) {
     // SAFETY: `Kernels` checked that the lengths are equal; the caller has the instruction set.
     unsafe {
         let whole = gate.len() / S::LANES * S::LANES;
         for at in (0..whole).step_by(S::LANES) {
             let to = gate.as_mut_ptr().add(at);
-            S::store(to, apply(S::load(to), S::load(up.as_ptr().add(at))));
+            S::store(to, how.apply::<S>(S::load(to), S::load(up.as_ptr().add(at))));
         }
         if whole < gate.len() {
             let (mut last_gate, mut last_up) = ([0.0; 16], [0.0; 16]);
             let rest = gate.len() - whole;
             last_gate[..rest].copy_from_slice(&gate[whole..]);
             last_up[..rest].copy_from_slice(&up[whole..]);
-            let gated = apply(S::load(last_gate.as_ptr()), S::load(last_up.as_ptr()));
+            let gated = how.apply::<S>(S::load(last_gate.as_ptr()), S::load(last_up.as_ptr()));
             S::store(last_gate.as_mut_ptr(), gated);
             gate[whole..].copy_from_slice(&last_gate[..rest]);
         }
@@ -62,38 +67,70 @@ unsafe fn swish<S: Simd>(x: S::F, factor: f32) -> S::F {
     unsafe { S::div(x, S::add(exp::<S>(S::mul(x, S::splat(-factor))), S::splat(1.0))) }
 }
 
-#[inline(always)]
-pub(super) unsafe fn silu_gate<S: Simd>(gate: &mut [f32], up: &[f32]) {
-    // SAFETY: as `gated`.
-    unsafe { gated::<S>(gate, up, |x, up| S::mul(swish::<S>(x, 1.0), up)) }
+#[derive(Clone, Copy)]
+struct Silu;
+
+impl Gate for Silu {
+    #[inline(always)]
+    unsafe fn apply<S: Simd>(self, x: S::F, up: S::F) -> S::F {
+        // SAFETY: the caller has the instruction set.
+        unsafe { S::mul(swish::<S>(x, 1.0), up) }
+    }
 }
 
 /// `0.5 · x · (1 + tanh(y))` is `x · sigmoid(2 · y)`.
-#[inline(always)]
-pub(super) unsafe fn gelu_gate<S: Simd>(gate: &mut [f32], up: &[f32]) {
-    const FACTOR: f32 = 1.595_769; // 2 · sqrt(2 / pi)
-    // SAFETY: as `gated`.
-    unsafe {
-        gated::<S>(gate, up, |x, up| {
+#[derive(Clone, Copy)]
+struct Gelu;
+
+impl Gate for Gelu {
+    #[inline(always)]
+    unsafe fn apply<S: Simd>(self, x: S::F, up: S::F) -> S::F {
+        const FACTOR: f32 = 1.595_769; // 2 · sqrt(2 / pi)
+        // SAFETY: the caller has the instruction set.
+        unsafe {
             let y = S::mul(x, S::fma(S::mul(x, x), S::splat(0.044_715), S::splat(1.0)));
             let below = S::add(exp::<S>(S::mul(y, S::splat(-FACTOR))), S::splat(1.0));
             S::mul(S::div(x, below), up)
-        });
+        }
     }
+}
+
+#[derive(Clone, Copy)]
+struct ClippedSwiglu {
+    alpha: f32,
+    limit: f32,
+}
+
+impl Gate for ClippedSwiglu {
+    #[inline(always)]
+    unsafe fn apply<S: Simd>(self, given: S::F, given_up: S::F) -> S::F {
+        // SAFETY: the caller has the instruction set.
+        unsafe {
+            let x = S::min(given, S::splat(self.limit));
+            let up = S::max(S::min(given_up, S::splat(self.limit)), S::splat(-self.limit));
+            // A minimum forgets what is no number; zero times it doesn't.
+            let poison = S::fma(given, S::splat(0.0), S::mul(given_up, S::splat(0.0)));
+            S::fma(swish::<S>(x, self.alpha), S::add(up, S::splat(1.0)), poison)
+        }
+    }
+}
+
+#[inline(always)]
+pub(super) unsafe fn silu_gate<S: Simd>(gate: &mut [f32], up: &[f32]) {
+    // SAFETY: as `gated`.
+    unsafe { gated::<S, _>(Silu, gate, up) }
+}
+
+#[inline(always)]
+pub(super) unsafe fn gelu_gate<S: Simd>(gate: &mut [f32], up: &[f32]) {
+    // SAFETY: as `gated`.
+    unsafe { gated::<S, _>(Gelu, gate, up) }
 }
 
 #[inline(always)]
 pub(super) unsafe fn clipped_swiglu<S: Simd>(gate: &mut [f32], up: &[f32], alpha: f32, limit: f32) {
     // SAFETY: as `gated`.
-    unsafe {
-        gated::<S>(gate, up, |given, given_up| {
-            let x = S::min(given, S::splat(limit));
-            let up = S::max(S::min(given_up, S::splat(limit)), S::splat(-limit));
-            // A minimum forgets what is no number; zero times it doesn't.
-            let poison = S::fma(given, S::splat(0.0), S::mul(given_up, S::splat(0.0)));
-            S::fma(swish::<S>(x, alpha), S::add(up, S::splat(1.0)), poison)
-        });
-    }
+    unsafe { gated::<S, _>(ClippedSwiglu { alpha, limit }, gate, up) }
 }
 
 #[inline(always)]
