@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use tilekit::bundle::{Bundle, Verified};
 use tilekit::chat::ChatSession;
 use tilekit::digest::Sha256Digest;
-use tilekit::engine::worker::Worker;
+use tilekit::engine::worker::{LoadState, Worker};
 use tilekit::prefix_cache::{CACHE_BYTES_MAX, PrefixCache};
 use tilekit::store::Access;
 
@@ -37,9 +37,14 @@ impl<'a> KeptState<'a> {
         Self { app, cache: open.map(|open| open.prefix_cache(bundle)), opening: RefCell::new(None) }
     }
 
+    /// The cache, once the engine has loaded: asking it before would wait for a load that Ctrl-C was to end.
+    fn cache(&self, worker: &Worker) -> Option<&PrefixCache> {
+        self.cache.as_ref().filter(|_| worker.load_progress().state == LoadState::Ready)
+    }
+
     /// Before the first answer: takes up the session's state, or that of the instructions.
     pub(crate) fn take_up(&self, worker: &Worker, chat: &ChatSession) {
-        let Some(cache) = &self.cache else { return };
+        let Some(cache) = self.cache(worker) else { return };
         if let Some(state) = chat.session().and_then(|id| cache.session(id)) {
             return worker.take_up(state);
         }
@@ -57,7 +62,7 @@ impl<'a> KeptState<'a> {
     /// After the last answer of a session: keeps its state, and that of its instructions. Nothing depends on it, so what
     /// fails is only told to whoever wants to hear more.
     pub(crate) fn keep(&self, worker: &Worker, chat: &ChatSession) {
-        let (Some(cache), Some(id)) = (&self.cache, chat.session()) else { return };
+        let (Some(cache), Some(id)) = (self.cache(worker), chat.session()) else { return };
         let Ok(Some(state)) = worker.state(chat.request()) else { return };
         let opening = self.opening.take().filter(|(_, tokens)| state.tokens.starts_with(tokens));
         // What was taken back is in no state any more, however short the rest is.
