@@ -4,6 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub(crate) mod key;
+
+use key::KeyCommand;
+
 /// A private AI assistant that lives on a flash drive.
 ///
 /// Without a command: asks for the passphrase and opens a conversation. The first time, it sets the drive up.
@@ -84,6 +88,12 @@ pub(crate) enum Command {
     Account {
         #[command(subcommand)]
         command: Option<AccountCommand>,
+    },
+    /// Show and change the keys of this drive: passphrase, recovery words, database key
+    #[command(before_help = "Examples:\n  tiles key status\n  tiles key passphrase\n  tiles key restore")]
+    Key {
+        #[command(subcommand)]
+        command: KeyCommand,
     },
     /// List, show, add and remove models
     #[command(before_help = "Examples:\n  tiles model list\n  tiles model import ~/Downloads/model.gguf --name mine")]

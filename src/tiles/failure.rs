@@ -116,7 +116,9 @@ fn code_of(error: &(dyn Error + 'static)) -> Code {
             | KeyError::WrongWords
             | KeyError::NoRecovery
             | KeyError::Missing { .. }
+            | KeyError::Words(_)
             | KeyError::EmptyPassphrase
+            | KeyError::LongPassphrase
             | KeyError::PassphraseNotText => Code::Locked,
             KeyError::Damaged { .. } | KeyError::RefusedWork { .. } => Code::Integrity,
             _ => Code::Failure,

@@ -8,6 +8,7 @@ mod commands;
 mod conversation;
 mod kept_state;
 mod failure;
+mod onboarding;
 mod repl;
 mod terminal;
 mod unlock;

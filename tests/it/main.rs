@@ -7,6 +7,7 @@ mod damage;
 mod drive;
 mod gguf;
 mod goldens;
+mod keys;
 mod launcher;
 mod library;
 mod mirror;
