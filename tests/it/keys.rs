@@ -316,7 +316,8 @@ fn words_are_typed_checked_at_once_and_taken_off_the_screen() {
     assert!(bundle.run(&["account", "--passphrase-file", &file(&bundle, "chosen", CHOSEN)]).status.success());
 }
 
-/// Runs a program of the host where there is one; its standard input is the test's.
+/// Runs a program of the host where there is one.
+#[expect(clippy::print_stderr, reason = "a test says what it can't do here")]
 fn stock(name: &str, arguments: &[&str]) -> Option<Output> {
     match Command::new(name).args(arguments).stdin(Stdio::null()).output() {
         Ok(output) => Some(output),

@@ -10,6 +10,7 @@ mod goldens;
 mod keys;
 mod launcher;
 mod library;
+mod memory;
 mod mirror;
 mod model;
 mod modelfile;
