@@ -15,6 +15,7 @@ use crate::app::App;
 use crate::args::OnboardingArguments;
 use crate::commands::account::check_nickname;
 use crate::failure::{Code, Failure};
+use crate::seal_memory::check_seal;
 use crate::terminal::escape::neutralise_line;
 
 /// The longest passphrase file that is read.
@@ -49,8 +50,21 @@ impl Open {
 }
 
 impl App {
-    /// Unlocks the bundle: asks for the passphrase, or does the first run.
+    /// Unlocks the bundle: asks for the passphrase, or does the first run. Refuses another seal than it had before.
     pub(crate) fn unlock(&self, bundle: &Bundle<Verified>, first: &OnboardingArguments) -> Result<Open, Failure> {
+        let open = self.unlock_any_seal(bundle, first)?;
+        match check_seal(bundle, &open.store) {
+            Ok(()) => Ok(open),
+            Err(changed) => open.close().and(Err(changed)),
+        }
+    }
+
+    /// Unlocks the bundle whoever sealed it.
+    pub(crate) fn unlock_any_seal(
+        &self,
+        bundle: &Bundle<Verified>,
+        first: &OnboardingArguments,
+    ) -> Result<Open, Failure> {
         let lock = self.lock(bundle)?;
         let key_file = KeyFile::new(&bundle.key_folder());
         let mut nickname = first.nickname.clone();
@@ -82,7 +96,8 @@ impl App {
         Ok(Open { identity, store, _lock: lock })
     }
 
-    fn open_key_file(&self, key_file: &KeyFile) -> Result<Identity, Failure> {
+    /// Opens the key file: with the passphrase that was given, or asks for it.
+    pub(crate) fn open_key_file(&self, key_file: &KeyFile) -> Result<Identity, Failure> {
         let given = self.given_passphrase()?;
         for attempt in 1.. {
             let passphrase = match &given {
