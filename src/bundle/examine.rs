@@ -235,10 +235,11 @@ fn large_file(
     for chunk_idx in first..digests.len() {
         let offset = chunk_idx * u64::from(CHUNK_BYTES);
         chunk.resize((entry.size - offset).min(u64::from(CHUNK_BYTES)) as usize, 0);
-        let read = match offset + chunk.len() as u64 <= size {
-            true => disk::read_at(&file, &path, offset, &mut chunk),
-            false => Ok(chunk.clear()),
-        };
+        let is_there = offset + chunk.len() as u64 <= size;
+        if !is_there {
+            chunk.clear();
+        }
+        let read = disk::read_at(&file, &path, offset, &mut chunk);
         match read {
             Ok(()) => unreadable = 0,
             Err(error) => {

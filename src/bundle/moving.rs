@@ -117,7 +117,7 @@ pub enum MoveError {
     },
     /// What is personal can't be carried along.
     #[error("the data can't be copied")]
-    Data(#[source] Box<dyn Error + Send + Sync>),
+    Data(#[source] DataError),
     /// Whoever takes the progress stopped it.
     #[error("interrupted")]
     Stopped,
@@ -160,6 +160,9 @@ impl Hint for MoveError {
         })
     }
 }
+
+/// Why what is personal can't be carried along: an error of the store, which the bundle knows nothing of.
+pub type DataError = Box<dyn Error + Send + Sync>;
 
 /// How far it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -172,7 +172,7 @@ mod tests {
             assert_eq!(read, content, "{length} bytes");
         }
         assert!(UncachedFile::open(folder.path()).is_err(), "a folder is no file");
-        disk::forget_blocks(folder.path());
+        forget_blocks(folder.path());
     }
 
     #[test]

@@ -1,10 +1,9 @@
 //! A bundle made of another one: the same programs, models and texts; with a person's data or without.
 
-use std::error::Error;
 use std::path::Path;
 
 use super::read_back::{self, Medium};
-use super::{Landing, MoveError, MovePlan, MoveSink, Progress, Rules, step};
+use super::{DataError, Landing, MoveError, MovePlan, MoveSink, Progress, Rules, step};
 use crate::bundle::{Bundle, Verified};
 use crate::digest::{CHUNKED_ABOVE_BYTES, Sha256Digest};
 use crate::disk::{self, DiskError, Kind, PartialFile};
@@ -28,7 +27,7 @@ const PIECE_BYTES: usize = 1024 * 1024;
 /// What is personal and comes along.
 pub struct Personal<'a> {
     /// Writes a consistent copy of the open database to a path.
-    pub database: &'a mut dyn FnMut(&Path) -> Result<(), Box<dyn Error + Send + Sync>>,
+    pub database: &'a mut dyn FnMut(&Path) -> Result<(), DataError>,
 }
 
 impl Bundle<Verified> {

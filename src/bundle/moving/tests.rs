@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use super::*;
 use crate::bundle::tests::{bundle, key, release, seal, write};
 use crate::bundle::{Bundle, Found, MANIFEST_NAME, Verified};
-use crate::disk;
 use crate::test_folder::TestFolder;
 
 mod hostile;
@@ -105,7 +104,7 @@ fn an_archive_is_the_same_each_time_and_comes_out_the_same() {
     place.import("a.tar.zst", "c", Rules::default()).expect("it is whole");
     assert_eq!(tree(&place.path("c")), tree(&place.path("again")));
     let error = export_file(&again, &place.path("a.tar.zst"), &mut go_on).expect_err("it is there");
-    assert!(matches!(error, MoveError::Disk(disk::DiskError::Exists { .. })));
+    assert!(matches!(error, MoveError::Disk(DiskError::Exists { .. })));
     let inside = export_file(&again, &place.path("again/x.tar.zst"), &mut go_on).expect_err("it is in the bundle");
     assert!(matches!(inside, MoveError::Inside { .. }));
 }
@@ -285,7 +284,7 @@ fn a_copy_carries_data_along_and_what_belongs_to_the_place_stays() {
     let mut database = |path: &Path| Ok(fs::write(path, "consistent copy")?);
     copy(&source, plan, Some(Personal { database: &mut database }), &mut go_on).expect("there is room");
     let copied: Vec<String> =
-        tree(&place.path("new/data")).into_iter().map(|(path, _)| path.display().to_string()).collect();
+        tree(&place.path("new/data")).into_keys().map(|path| path.display().to_string()).collect();
     assert_eq!(copied, ["key.a", "key.b", "memory/notes/one.md", "models.toml", "tiles.db"]);
     assert_eq!(fs::read(place.path("new/data/tiles.db")).expect("it is there"), b"consistent copy");
     assert_eq!(fs::read(place.path("new/models/added/config.json")).expect("it is there"), b"{\"a\":1}");

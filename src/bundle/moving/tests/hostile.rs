@@ -204,7 +204,7 @@ fn each_kind_of_hostile_archive_is_refused_by_name_and_leaves_nothing() {
         recipe.write(&place.path("bad.tar.zst"));
         let error = place.import("bad.tar.zst", "victim", Rules::default()).expect_err(kind);
         let mut said = error.to_string();
-        let mut cause = std::error::Error::source(&error);
+        let mut cause = Error::source(&error);
         while let Some(error) = cause {
             said.push_str(&format!(": {error}"));
             cause = error.source();
