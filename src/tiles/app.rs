@@ -176,7 +176,7 @@ impl App {
     }
 
     /// Takes the bundle for this process; another that has it is named at once.
-    pub(crate) fn lock(&self, bundle: &Bundle<Verified>) -> Result<BundleLock, Failure> {
+    pub(crate) fn lock<State>(&self, bundle: &Bundle<State>) -> Result<BundleLock, Failure> {
         let host = Host::probe()?;
         Ok(bundle.lock(Holder::new(self.clock.now(), &host, std::process::id()))?)
     }

@@ -12,6 +12,7 @@ use tilekit::store::{Access, Store};
 use crate::app::App;
 use crate::args::OnboardingArguments;
 use crate::failure::{Code, Failure};
+use crate::seal_memory::check_seal;
 
 /// The longest passphrase file that is read.
 const PASSPHRASE_BYTES_MAX: u64 = 4_096;
@@ -45,8 +46,21 @@ impl Open {
 }
 
 impl App {
-    /// Unlocks the bundle: asks for the passphrase, or does the first run.
+    /// Unlocks the bundle: asks for the passphrase, or does the first run. Refuses another seal than it had before.
     pub(crate) fn unlock(&self, bundle: &Bundle<Verified>, first: &OnboardingArguments) -> Result<Open, Failure> {
+        let open = self.unlock_any_seal(bundle, first)?;
+        match check_seal(bundle, &open.store) {
+            Ok(()) => Ok(open),
+            Err(changed) => open.close().and(Err(changed)),
+        }
+    }
+
+    /// Unlocks the bundle whoever sealed it.
+    pub(crate) fn unlock_any_seal(
+        &self,
+        bundle: &Bundle<Verified>,
+        first: &OnboardingArguments,
+    ) -> Result<Open, Failure> {
         let lock = self.lock(bundle)?;
         let key_file = KeyFile::new(&bundle.key_folder());
         let mut nickname = first.nickname.clone();
