@@ -4,6 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub(crate) mod data;
+
+use data::{DataCommand, DoctorArguments};
+
 /// A private AI assistant that lives on a flash drive.
 ///
 /// Without a command: asks for the passphrase and opens a conversation. The first time, it sets the drive up.
@@ -110,8 +114,19 @@ pub(crate) enum Command {
         command: BundleCommand,
     },
     /// Check this drive and this machine
-    #[command(visible_alias = "health", before_help = "Examples:\n  tiles doctor\n  tiles doctor --json")]
-    Doctor,
+    #[command(
+        visible_alias = "health",
+        before_help = "Examples:\n  tiles doctor\n  tiles doctor --offline\n  tiles doctor --traces\n  tiles doctor --clean --dry-run"
+    )]
+    Doctor(DoctorArguments),
+    /// Say where your data is and what it holds; back it up, recover it
+    #[command(
+        before_help = "Examples:\n  tiles data\n  tiles data backup\n  tiles data backup /media/other/tiles-backup.db\n  tiles data recover --dry-run"
+    )]
+    Data {
+        #[command(subcommand)]
+        command: Option<DataCommand>,
+    },
     /// Say what is stored where, and what the operating system itself records
     #[command(before_help = "Example:\n  tiles privacy")]
     Privacy,

@@ -8,6 +8,7 @@ mod commands;
 mod conversation;
 mod kept_state;
 mod failure;
+mod opening;
 mod repl;
 mod terminal;
 mod unlock;

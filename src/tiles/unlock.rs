@@ -6,7 +6,7 @@ use serde_json::json;
 use tilekit::bundle::{Bundle, LastExit, Verified};
 use tilekit::disk;
 use tilekit::identity::{
-    Identity, KeyError, KeyFile, KeyStore as _, Passphrase, RecoveryWords, strength, suggest_passphrase,
+    Identity, KeyError, KeyFile, KeyStore as _, Passphrase, RecoveryWords, Unlocked, strength, suggest_passphrase,
 };
 use tilekit::library::Library;
 use tilekit::store::{Access, Store};
@@ -15,6 +15,7 @@ use crate::app::App;
 use crate::args::OnboardingArguments;
 use crate::commands::account::check_nickname;
 use crate::failure::{Code, Failure};
+use crate::opening::{AtExit, Unexpected};
 use crate::terminal::escape::neutralise_line;
 
 /// The longest passphrase file that is read.
@@ -30,6 +31,8 @@ pub(crate) const NICKNAME: &str = "nickname";
 pub(crate) struct Open {
     pub(crate) identity: Identity,
     pub(crate) store: Store,
+    /// Backs up what was changed.
+    pub(crate) at_exit: AtExit,
     /// Keeps the bundle ours; the last to go.
     _lock: tilekit::bundle::BundleLock,
 }
@@ -44,6 +47,7 @@ impl Open {
 
     /// Puts everything on the drive.
     pub(crate) fn close(self) -> Result<(), Failure> {
+        self.at_exit.back_up(&self.store, &self.identity);
         Ok(self.store.close()?)
     }
 }
@@ -51,11 +55,24 @@ impl Open {
 impl App {
     /// Unlocks the bundle: asks for the passphrase, or does the first run.
     pub(crate) fn unlock(&self, bundle: &Bundle<Verified>, first: &OnboardingArguments) -> Result<Open, Failure> {
+        self.unlock_with(bundle, first, Unexpected::Ask)
+    }
+
+    /// As [`App::unlock`]; `unexpected` says what to do where the database isn't the one that the drive had last.
+    pub(crate) fn unlock_with(
+        &self,
+        bundle: &Bundle<Verified>,
+        first: &OnboardingArguments,
+        unexpected: Unexpected,
+    ) -> Result<Open, Failure> {
         let lock = self.lock(bundle)?;
         let key_file = KeyFile::new(&bundle.key_folder());
         let mut nickname = first.nickname.clone();
+        let mut header = None;
         let identity = if key_file.exists()? {
-            self.open_key_file(&key_file)?
+            let unlocked = self.open_key_file(&key_file)?;
+            header = unlocked.header;
+            unlocked.identity
         } else if bundle.is_read_only() {
             let hint = "write once to the drive: run `tiles account create` where it isn't write-protected";
             return Err(Failure::new(Code::Locked, "this drive has no identity yet, and is write-protected", hint));
@@ -63,7 +80,7 @@ impl App {
             self.onboard(bundle, &key_file, first, &mut nickname)?
         };
         let access = if lock.is_held() { Access::ReadWrite } else { Access::ReadOnly };
-        let store = Store::open(&bundle.database(), identity.database_key(), access)?;
+        let store = self.open_database(bundle, &identity, header, access, unexpected)?;
         if access == Access::ReadOnly {
             self.terminal.warn("the drive is write-protected: nothing of this conversation is saved");
         }
@@ -79,10 +96,10 @@ impl App {
         {
             store.set_setting(NICKNAME, nickname)?;
         }
-        Ok(Open { identity, store, _lock: lock })
+        Ok(Open { identity, store, at_exit: self.at_exit(bundle), _lock: lock })
     }
 
-    fn open_key_file(&self, key_file: &KeyFile) -> Result<Identity, Failure> {
+    pub(crate) fn open_key_file(&self, key_file: &KeyFile) -> Result<Unlocked, Failure> {
         let given = self.given_passphrase()?;
         for attempt in 1.. {
             let passphrase = match &given {
@@ -108,7 +125,7 @@ impl App {
                             self.terminal.say("It was written anew from the good copy.");
                         }
                     }
-                    return Ok(unlocked.identity);
+                    return Ok(unlocked);
                 }
                 Err(KeyError::WrongPassphrase) if given.is_none() && attempt < TRIES_MAX => {
                     std::thread::sleep(WRONG_DELAY);
