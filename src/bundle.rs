@@ -12,12 +12,14 @@ use crate::manifest::{Entry, MANIFEST_BYTES_MAX, Manifest, ManifestError};
 use crate::verified::{IntegrityError, VerifiedFolder};
 
 pub mod build;
+pub mod leftovers;
 pub mod lock;
 pub mod run_mark;
 pub mod seal_key;
 mod verify;
 
-pub use lock::{BundleLock, Holder, LastExit};
+pub use leftovers::{Leftover, Unfinished};
+pub use lock::{BundleLock, Holder, LastExit, LockState};
 pub use run_mark::{RunMark, RunMarkFile};
 
 /// The file that makes a folder a bundle.
@@ -289,6 +291,14 @@ impl<State> Bundle<State> {
     pub fn is_read_only(&self) -> bool {
         let data = self.data();
         !disk::can_write(if disk::exists(&data) { &data } else { &self.root })
+    }
+
+    /// Who has the bundle, and how it was given back last, without taking it or changing anything.
+    ///
+    /// # Errors
+    /// What reading can meet.
+    pub fn lock_state(&self) -> Result<LockState, BundleError> {
+        LockState::read(&self.lock_path())
     }
 
     /// Takes the bundle for this process, or says who has it; see [`BundleLock`].

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use crate::hint::Hint;
 
+pub mod medium;
 pub mod two_slot;
 mod partial;
 
@@ -242,6 +243,14 @@ pub fn exists(path: &Path) -> bool {
 /// Whether `path` is a folder.
 pub fn is_folder(path: &Path) -> bool {
     path.is_dir()
+}
+
+/// What the link at `path` leads to, as it is written there.
+///
+/// # Errors
+/// What reading can meet, and that it is no link.
+pub fn link_target(path: &Path) -> Result<PathBuf, DiskError> {
+    fs::read_link(path).map_err(|e| DiskError::new("read", path, e))
 }
 
 /// Makes the folder `path` and the folders above it where they are missing.

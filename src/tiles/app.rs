@@ -30,6 +30,8 @@ pub(crate) struct Environment {
     pub(crate) editor: Option<String>,
     /// Whether standard input is a terminal.
     pub(crate) stdin_is_terminal: bool,
+    /// The home folder and the temporary ones, in which nothing of ours may be left.
+    pub(crate) watched: Vec<PathBuf>,
 }
 
 /// What every command gets.
@@ -73,6 +75,17 @@ fn harden() {
     let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
 }
 
+/// The folders in which a program that leaves traces would leave them.
+fn watched(variable: &dyn Fn(&str) -> Option<String>) -> Vec<PathBuf> {
+    let named = ["HOME", "TMPDIR", "XDG_RUNTIME_DIR"].into_iter().filter_map(variable).map(PathBuf::from);
+    let mut folders: Vec<PathBuf> = named.chain(["/tmp", "/var/tmp"].map(PathBuf::from)).collect();
+    folders.retain(|folder| folder.is_absolute() && folder != Path::new("/") && disk::is_folder(folder));
+    folders.sort();
+    // One within another is looked at with it.
+    folders.dedup_by(|next, folder| next.starts_with(&*folder));
+    folders
+}
+
 impl App {
     fn new(arguments: Arguments) -> Result<(Self, Option<crate::args::Command>, crate::args::RunArguments), ExitCode> {
         let variable = |name: &str| std::env::var(name).ok();
@@ -102,6 +115,7 @@ impl App {
             executable,
             editor: variable("VISUAL").or_else(|| variable("EDITOR")).filter(|editor| !editor.trim().is_empty()),
             stdin_is_terminal: std::io::stdin().is_terminal(),
+            watched: watched(&variable),
         };
         let interrupted = Arc::new(AtomicBool::new(false));
         // Where no handler can be set, Ctrl-C ends the program, and the store survives that too.
