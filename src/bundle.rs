@@ -12,14 +12,21 @@ use crate::manifest::{Entry, MANIFEST_BYTES_MAX, Manifest, ManifestError};
 use crate::verified::{IntegrityError, VerifiedFolder};
 
 pub mod build;
+pub mod examine;
 pub mod leftovers;
 pub mod lock;
+pub mod moving;
+pub mod preferences;
+pub mod remembered;
+pub mod repair;
 pub mod run_mark;
 pub mod seal_key;
 mod verify;
 
 pub use leftovers::{Leftover, Unfinished};
 pub use lock::{BundleLock, Holder, LastExit, LockState};
+pub use preferences::{PREFERENCES, PreferenceError, Preferences};
+pub use remembered::SealMark;
 pub use run_mark::{RunMark, RunMarkFile};
 
 /// The file that makes a folder a bundle.
@@ -152,12 +159,39 @@ pub struct Found {
     manifest_bytes: Vec<u8>,
 }
 
+/// The state of a bundle whose list is believed, and of which no file was looked at.
+#[derive(Debug)]
+pub struct Sealed {
+    manifest_bytes: Vec<u8>,
+    signature_text: String,
+    manifest: Manifest,
+    seal: Seal,
+    seal_key: SealPublicKey,
+}
+
 /// The state of a bundle whose listed files are what its seal says.
 #[derive(Debug)]
 pub struct Verified {
-    manifest: Manifest,
-    seal: Seal,
+    sealed: Sealed,
     strangers: Vec<String>,
+}
+
+/// A state in which the list of a bundle is believed: [`Sealed`] and [`Verified`].
+pub trait Listed {
+    /// What is believed.
+    fn sealed(&self) -> &Sealed;
+}
+
+impl Listed for Sealed {
+    fn sealed(&self) -> &Sealed {
+        self
+    }
+}
+
+impl Listed for Verified {
+    fn sealed(&self) -> &Sealed {
+        &self.sealed
+    }
 }
 
 /// A bundle and how far it is trusted: `Bundle<Found>`, then `Bundle<Verified>`.
@@ -214,10 +248,47 @@ impl Bundle<Found> {
     /// In the folders that the list covers, a file that it doesn't name is an error: a program or a model might pick it up.
     /// Beside them, and in `data`, strange files are the person's ([`Bundle::strangers`]). A link is refused everywhere.
     pub fn verify(self, trust: Trust) -> Result<Bundle<Verified>, BundleError> {
-        let (manifest, seal) = verify::seal(&self.root, &self.state.manifest_bytes, trust)?;
-        let strangers = verify::inventory(&self.root, &manifest)?;
-        verify::content(&self.root, &manifest)?;
-        Ok(Bundle { root: self.root, state: Verified { manifest, seal, strangers } })
+        let Bundle { root, state: sealed } = self.sealed(trust)?;
+        let strangers = verify::inventory(&root, &sealed.manifest)?;
+        verify::content(&root, &sealed.manifest)?;
+        Ok(Bundle { root, state: Verified { sealed, strangers } })
+    }
+
+    /// Verifies the seal and reads the list, and looks at no file of it: for finding all that is damaged, and for repair.
+    ///
+    /// # Errors
+    /// A list or signature that is missing, damaged, newer or somebody else's.
+    pub fn sealed(self, trust: Trust) -> Result<Bundle<Sealed>, BundleError> {
+        let state = verify::seal(&self.root, self.state.manifest_bytes, trust)?;
+        Ok(Bundle { root: self.root, state })
+    }
+}
+
+impl<State: Listed> Bundle<State> {
+    /// The list, which its seal vouches for.
+    pub fn manifest(&self) -> &Manifest {
+        &self.state.sealed().manifest
+    }
+
+    /// The exact bytes of the list.
+    pub fn manifest_bytes(&self) -> &[u8] {
+        &self.state.sealed().manifest_bytes
+    }
+
+    /// The text of the signature over it.
+    pub fn signature_text(&self) -> &str {
+        &self.state.sealed().signature_text
+    }
+
+    /// Who sealed the bundle.
+    pub fn seal(&self) -> &Seal {
+        &self.state.sealed().seal
+    }
+
+    /// Which seal this is: the key, and how often it has sealed this bundle.
+    pub fn seal_mark(&self) -> SealMark {
+        let Sealed { seal_key, manifest, .. } = self.state.sealed();
+        SealMark { key: *seal_key, generation: manifest.generation }
     }
 }
 
@@ -257,6 +328,11 @@ impl<State> Bundle<State> {
         self.data().join("cache")
     }
 
+    /// The file of the settings that are needed before the bundle is unlocked.
+    pub fn preferences(&self) -> PathBuf {
+        self.data().join("settings.toml")
+    }
+
     /// The folder of the logs.
     pub fn logs(&self) -> PathBuf {
         self.data().join("logs")
@@ -280,6 +356,11 @@ impl<State> Bundle<State> {
     /// The file that says who has the bundle open.
     pub fn lock_path(&self) -> PathBuf {
         self.data().join("lock")
+    }
+
+    /// Where an interrupted full verification says how far it came.
+    pub fn verify_state(&self) -> PathBuf {
+        self.data().join("verify.state")
     }
 
     /// The program for the hosts of the folder `host` (see [`crate::host::HOST_FOLDERS`]).
@@ -311,16 +392,6 @@ impl<State> Bundle<State> {
 }
 
 impl Bundle<Verified> {
-    /// The list that was verified.
-    pub fn manifest(&self) -> &Manifest {
-        &self.state.manifest
-    }
-
-    /// Who sealed the bundle.
-    pub fn seal(&self) -> &Seal {
-        &self.state.seal
-    }
-
     /// What lies in the bundle's own folder without belonging to it: left alone, and never used.
     pub fn strangers(&self) -> &[String] {
         &self.state.strangers
@@ -328,7 +399,7 @@ impl Bundle<Verified> {
 
     /// The files of the shipped models, with paths `models/NAME/…`.
     pub fn shipped_models(&self) -> Vec<Entry> {
-        let files = self.state.manifest.files.iter();
+        let files = self.state.sealed.manifest.files.iter();
         files.filter(|entry| entry.path.starts_with("models/")).cloned().collect()
     }
 
@@ -339,7 +410,7 @@ impl Bundle<Verified> {
             let path = entry.path.strip_prefix(&prefix)?.to_owned();
             Some(Entry { path, ..entry.clone() })
         };
-        let entries: Vec<Entry> = self.state.manifest.files.iter().filter_map(below).collect();
+        let entries: Vec<Entry> = self.state.sealed.manifest.files.iter().filter_map(below).collect();
         (!entries.is_empty()).then(|| VerifiedFolder::listed(&self.models().join(name), entries))
     }
 
@@ -348,7 +419,7 @@ impl Bundle<Verified> {
     /// # Errors
     /// The first damaged chunk, and what reading can meet.
     pub fn verify_large(&self, progress: &mut dyn FnMut(u64)) -> Result<(), BundleError> {
-        Ok(verify::large(&self.root, &self.state.manifest, progress)?)
+        Ok(verify::large(&self.root, &self.state.sealed.manifest, progress)?)
     }
 }
 

@@ -9,10 +9,12 @@ use std::path::{Path, PathBuf};
 
 use crate::hint::Hint;
 
-pub mod medium;
 pub mod two_slot;
+pub mod volume;
+mod medium;
 mod partial;
 
+pub use self::medium::{UncachedFile, file_bytes_max, forget_blocks};
 pub use self::partial::PartialFile;
 
 /// The largest file that FAT32 can hold: 4 GiB less one byte.
@@ -450,6 +452,39 @@ pub fn sync_folder(folder: &Path) -> Result<(), DiskError> {
 pub fn open_or_create(path: &Path) -> Result<File, DiskError> {
     let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
     opened.map_err(|e| DiskError::new("open", path, e))
+}
+
+/// Makes the file at `path` `bytes` long: what is past that is cut off, what is missing are zeros.
+///
+/// # Errors
+/// What changing the length can meet.
+pub fn set_length(file: &File, path: &Path, bytes: u64) -> Result<(), DiskError> {
+    file.set_len(bytes).map_err(|e| DiskError::new("write", path, e))
+}
+
+/// Opens the file at `path`, which is there, for reading and for writing in place.
+///
+/// # Errors
+/// What opening can meet. Anything but a regular file is refused.
+pub fn open_in_place(path: &Path) -> Result<File, DiskError> {
+    open(path)?;
+    OpenOptions::new().read(true).write(true).open(path).map_err(|e| DiskError::new("open", path, e))
+}
+
+/// Opens the file at `path` for adding to its end, making an empty one where there is none.
+///
+/// # Errors
+/// What opening can meet.
+pub fn open_to_append(path: &Path) -> Result<File, DiskError> {
+    OpenOptions::new().append(true).create(true).open(path).map_err(|e| DiskError::new("open", path, e))
+}
+
+/// Adds `bytes` to the end of the open `file`, whose `path` is for errors.
+///
+/// # Errors
+/// What writing can meet.
+pub fn append(mut file: &File, path: &Path, bytes: &[u8]) -> Result<(), DiskError> {
+    file.write_all(bytes).map_err(|e| DiskError::new("write", path, e))
 }
 
 /// Gives `from` the name `to`, on the same medium.

@@ -1,204 +1,185 @@
-//! The medium a folder lies on: its file system, its space, how fast it reads; and what changed below some folders.
+//! The medium that holds the files: its limits, and reading from it past what the system remembers of it.
 
-use std::collections::BTreeMap;
-use std::fs;
-use std::os::unix::fs::MetadataExt as _;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
-use super::{DiskError, forget_cached, open, read_at};
+use super::{DiskError, FAT32_FILE_BYTES_MAX, forget_cached, open};
 
-/// How much is read to measure the speed, in bytes: a slow stick takes 3 s for it.
-const MEASURED_BYTES_MAX: u64 = 16 << 20;
-/// How much is read at once.
-const PIECE_BYTES: usize = 1 << 20;
-/// The longest list of mounts that is read, in bytes.
-#[cfg(target_os = "linux")]
-const MOUNTS_BYTES_MAX: u64 = 4 << 20;
+/// What reads past the system's memory are aligned to: no drive has larger logical blocks.
+const BLOCK_BYTES: usize = 4096;
+/// How many bytes are read at once.
+const PIECE_BYTES: usize = 1024 * 1024;
 
-/// What is known of the medium that a folder lies on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Medium {
-    /// The name of its file system, such as `exfat`; `None` where the system doesn't say.
-    pub file_system: Option<String>,
-    /// Whether it is mounted for reading only.
-    pub is_read_only: bool,
-    /// How much can still be written, in bytes.
-    pub free_bytes: u64,
-    /// Its size in bytes.
-    pub total_bytes: u64,
-}
-
-impl Medium {
-    /// Asks the system about the medium of the folder `path`.
-    ///
-    /// # Errors
-    /// What measuring can meet.
-    pub fn of(path: &Path) -> Result<Self, DiskError> {
-        let stats = rustix::fs::statvfs(path).map_err(|e| DiskError::new("measure", path, e.into()))?;
-        Ok(Self {
-            file_system: file_system(path),
-            is_read_only: stats.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY),
-            free_bytes: stats.f_bavail.saturating_mul(stats.f_frsize),
-            total_bytes: stats.f_blocks.saturating_mul(stats.f_frsize),
-        })
-    }
-}
-
-#[cfg(target_os = "linux")]
-fn file_system(path: &Path) -> Option<String> {
-    let path = fs::canonicalize(path).ok()?;
-    let mounts = super::read_stream(Path::new("/proc/self/mountinfo"), MOUNTS_BYTES_MAX).ok()?;
-    longest_mount(&String::from_utf8_lossy(&mounts), &path)
-}
-
-/// The file system of the mount that `path` is below, by the lines of `mountinfo`: of the longest mount point, the last.
-#[cfg(target_os = "linux")]
-fn longest_mount(mounts: &str, path: &Path) -> Option<String> {
-    let mut best: Option<(usize, &str)> = None;
-    for line in mounts.lines() {
-        let Some((before, after)) = line.split_once(" - ") else { continue };
-        let (Some(point), Some(kind)) = (before.split(' ').nth(4), after.split(' ').next()) else { continue };
-        // The kernel writes a space as \040.
-        let point = point.replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\");
-        if path.starts_with(&point) && best.is_none_or(|(length, _)| point.len() >= length) {
-            best = Some((point.len(), kind));
-        }
-    }
-    best.map(|(_, kind)| kind.to_owned())
-}
-
-#[cfg(target_os = "macos")]
-fn file_system(path: &Path) -> Option<String> {
-    let stats = rustix::fs::statfs(path).ok()?;
-    let name: Vec<u8> = stats.f_fstypename.iter().take_while(|c| **c != 0).map(|c| *c as u8).collect();
-    String::from_utf8(name).ok()
-}
-
-#[cfg(not(any(target_os = "linux", target_os = "macos")))]
-fn file_system(_: &Path) -> Option<String> {
-    None
-}
-
-/// Reads the beginning of the file at `path` from the medium, and says how many bytes a second that was.
+/// The largest file, in bytes, that the medium of the folder `path` can hold: FAT32 has a limit that bundles meet.
 ///
 /// # Errors
-/// What reading can meet. Where the system keeps what it holds (macOS), the speed is that of the memory.
-pub fn read_speed(path: &Path) -> Result<f64, DiskError> {
-    forget_cached(path)?;
-    let (file, bytes) = open(path)?;
-    let bytes = bytes.min(MEASURED_BYTES_MAX);
-    let mut piece = vec![0; PIECE_BYTES];
-    let began = Instant::now();
-    let mut offset = 0;
-    while offset < bytes {
-        let length = PIECE_BYTES.min((bytes - offset) as usize);
-        read_at(&file, path, offset, &mut piece[..length])?;
-        offset += length as u64;
+/// What asking can meet.
+pub fn file_bytes_max(path: &Path) -> Result<u64, DiskError> {
+    let stats = rustix::fs::statfs(path).map_err(|e| DiskError::new("measure", path, e.into()))?;
+    Ok(if is_fat(&stats) { FAT32_FILE_BYTES_MAX } else { u64::MAX })
+}
+
+/// `MSDOS_SUPER_MAGIC` of Linux, which FAT12, FAT16 and FAT32 share.
+#[cfg(target_os = "linux")]
+fn is_fat(stats: &rustix::fs::StatFs) -> bool {
+    stats.f_type as u64 == 0x4d44
+}
+
+#[cfg(not(target_os = "linux"))]
+fn is_fat(stats: &rustix::fs::StatFs) -> bool {
+    let name: Vec<u8> = stats.f_fstypename.iter().map(|byte| *byte as u8).take_while(|byte| *byte != 0).collect();
+    name == b"msdos"
+}
+
+/// Asks the system to forget the blocks of the drive that holds the folder `path`, where it lets this process: file
+/// systems in user space (exfat-fuse, ntfs-3g) read through that memory even when a file is opened past its own.
+pub fn forget_blocks(path: &Path) {
+    #[cfg(target_os = "linux")]
+    {
+        use std::os::unix::fs::MetadataExt as _;
+        // Only root and the group of disks may open it; without that the file's own memory is all that can be dropped.
+        let Ok(metadata) = std::fs::metadata(path) else { return };
+        let (major, minor) = (rustix::fs::major(metadata.dev()), rustix::fs::minor(metadata.dev()));
+        if let Ok(blocks) = File::open(format!("/dev/block/{major}:{minor}")) {
+            let _ = blocks.sync_all();
+            let _ = rustix::fs::fadvise(&blocks, 0, None, rustix::fs::Advice::DontNeed);
+        }
     }
-    Ok(bytes as f64 / began.elapsed().as_secs_f64().max(1e-6))
+    #[cfg(not(target_os = "linux"))]
+    let _ = path;
 }
 
-/// What was below some folders at a moment: of each name its inode, size and times.
-#[derive(Clone, Debug, Default)]
-pub struct Listing {
-    names: BTreeMap<PathBuf, [i128; 4]>,
-    /// Whether there was more than was looked at.
-    pub is_cut: bool,
+/// A file that is read from the medium, not from what the system remembers of it: `O_DIRECT` on Linux, `F_NOCACHE` on
+/// macOS. Where the file system can't do that, the system is asked to forget the file first.
+#[derive(Debug)]
+pub struct UncachedFile {
+    file: File,
+    path: PathBuf,
+    size: u64,
+    is_direct: bool,
+    buffer: Vec<u8>,
 }
 
-impl Listing {
-    /// Looks at `folders` and all below them, links not followed, without what is below `but`; at most `names_max` names.
-    pub fn of(folders: &[PathBuf], but: &Path, names_max: usize) -> Self {
-        let mut listing = Self::default();
-        let mut open: Vec<PathBuf> = folders.to_vec();
-        while let Some(folder) = open.pop() {
-            // What can't be listed by this user can't be written by this program either.
-            let Ok(entries) = fs::read_dir(&folder) else { continue };
-            for entry in entries.flatten() {
-                let path = entry.path();
-                let Ok(metadata) = entry.metadata() else { continue };
-                if path == but {
-                    continue;
+impl UncachedFile {
+    /// Opens the regular file at `path`.
+    ///
+    /// # Errors
+    /// What opening can meet.
+    pub fn open(path: &Path) -> Result<Self, DiskError> {
+        forget_cached(path)?;
+        let (plain, size) = open(path)?;
+        let (file, is_direct) = match open_direct(path) {
+            Some(direct) => (direct, true),
+            None => (plain, false),
+        };
+        Ok(Self { file, path: path.into(), size, is_direct, buffer: Vec::new() })
+    }
+
+    /// The file's length in bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Whether the system was told to read past its memory; else it was only asked to forget the file.
+    pub fn is_direct(&self) -> bool {
+        self.is_direct
+    }
+
+    /// Reads the whole file piece by piece and hands each to `take`.
+    ///
+    /// # Errors
+    /// What reading can meet, a file that ends too early included, and what `take` gives.
+    pub fn read_all<E: From<DiskError>>(&mut self, mut take: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+        self.buffer.resize(PIECE_BYTES + BLOCK_BYTES, 0);
+        let start = self.buffer.as_ptr().align_offset(BLOCK_BYTES).min(BLOCK_BYTES);
+        let mut offset = 0;
+        while offset < self.size {
+            let wanted = (self.size - offset).min(PIECE_BYTES as u64) as usize;
+            // Whole blocks are asked for, past the end of the file too; what comes ends with the file.
+            let blocks = wanted.next_multiple_of(BLOCK_BYTES);
+            let bytes = self.read_at(offset, start, blocks)?;
+            if bytes < wanted {
+                let ended = io::Error::new(io::ErrorKind::UnexpectedEof, "it is shorter than it was");
+                return Err(DiskError::new("read back", &self.path, ended).into());
+            }
+            take(&self.buffer[start..start + wanted])?;
+            offset += wanted as u64;
+        }
+        Ok(())
+    }
+
+    /// Fills the buffer from `start` with `blocks` bytes, or fewer at the end of the file.
+    fn read_at(&mut self, offset: u64, start: usize, blocks: usize) -> Result<usize, DiskError> {
+        let mut filled = 0;
+        while filled < blocks {
+            let target = &mut self.buffer[start + filled..start + blocks];
+            match self.file.read_at(target, offset + filled as u64) {
+                Ok(0) => break,
+                Ok(bytes) => filled += bytes,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                // Some file systems take the flag and refuse the reading; and after a short read the rest isn't aligned.
+                Err(e) if self.is_direct && e.kind() == io::ErrorKind::InvalidInput => {
+                    if offset + filled as u64 >= self.size {
+                        break;
+                    }
+                    self.is_direct = false;
+                    self.file = open(&self.path)?.0;
                 }
-                if listing.names.len() >= names_max {
-                    listing.is_cut = true;
-                    return listing;
-                }
-                if metadata.is_dir() {
-                    open.push(path.clone());
-                }
-                let time = i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec());
-                let changed = i128::from(metadata.ctime()) * 1_000_000_000 + i128::from(metadata.ctime_nsec());
-                listing.names.insert(path, [metadata.ino().into(), metadata.size().into(), time, changed]);
+                Err(e) => return Err(DiskError::new("read back", &self.path, e)),
             }
         }
-        listing
+        Ok(filled)
     }
+}
 
-    /// How many names it has.
-    pub fn len(&self) -> usize {
-        self.names.len()
-    }
+#[cfg(target_os = "linux")]
+fn open_direct(path: &Path) -> Option<File> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let flags = rustix::fs::OFlags::DIRECT.bits() as i32;
+    OpenOptions::new().read(true).custom_flags(flags).open(path).ok()
+}
 
-    /// Whether it has none.
-    pub fn is_empty(&self) -> bool {
-        self.names.is_empty()
-    }
-
-    /// The names that are in only one of the two, or differ.
-    pub fn differences<'a>(&'a self, later: &'a Self) -> Vec<&'a Path> {
-        let gone = self.names.keys().filter(|path| !later.names.contains_key(*path));
-        let changed =
-            later.names.iter().filter(|(path, now)| self.names.get(*path) != Some(*now)).map(|(path, _)| path);
-        gone.chain(changed).map(PathBuf::as_path).collect()
-    }
+#[cfg(not(target_os = "linux"))]
+fn open_direct(path: &Path) -> Option<File> {
+    let file = OpenOptions::new().read(true).open(path).ok()?;
+    rustix::fs::fcntl_nocache(&file, true).ok()?;
+    Some(file)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk;
     use crate::test_folder::TestFolder;
 
-    #[cfg(target_os = "linux")]
     #[test]
-    fn the_innermost_mount_counts() {
-        let mounts =
-            "22 1 8:1 / / rw - ext4 /dev/sda1 rw\n40 22 8:17 / /media/My\\040Stick rw - exfat /dev/sdb1 rw\nbroken\n";
-        for (path, expected) in
-            [("/media/My Stick/Tiles", "exfat"), ("/media/My", "ext4"), ("/media/My Sticks", "ext4")]
-        {
-            assert_eq!(longest_mount(mounts, Path::new(path)).as_deref(), Some(expected), "{path}");
+    fn a_file_of_any_length_is_read_as_it_is() {
+        let folder = TestFolder::new();
+        for length in [0, 1, 511, 4096, 4097, PIECE_BYTES, PIECE_BYTES + 1, 3 * PIECE_BYTES + 4095] {
+            let path = folder.path().join("file");
+            let content: Vec<u8> = (0..length).map(|i| (i % 251) as u8).collect();
+            disk::write(&path, &content).expect("the folder can be written");
+            let mut file = UncachedFile::open(&path).expect("it is there");
+            assert_eq!(file.size(), length as u64);
+            let mut read = Vec::new();
+            let taken: Result<(), DiskError> = file.read_all(|piece| {
+                read.extend_from_slice(piece);
+                Ok(())
+            });
+            taken.expect("it can be read");
+            assert_eq!(read, content, "{length} bytes");
         }
+        assert!(UncachedFile::open(folder.path()).is_err(), "a folder is no file");
+        forget_blocks(folder.path());
     }
 
     #[test]
-    fn this_medium_is_measured() {
+    fn only_fat_has_a_limit() {
         let folder = TestFolder::new();
-        let medium = Medium::of(folder.path()).expect("it is there");
-        assert!(medium.total_bytes >= medium.free_bytes && !medium.is_read_only, "{medium:?}");
-        let path = folder.path().join("x");
-        fs::write(&path, vec![1; 3 << 20]).expect("it can be written");
-        assert!(read_speed(&path).expect("it can be read") > 1e6);
-    }
-
-    #[test]
-    fn whatever_changes_is_named_and_nothing_else() {
-        let folder = TestFolder::new();
-        let place = |name: &str| folder.path().join(name);
-        fs::create_dir_all(place("a/own")).expect("it can be made");
-        for name in ["a/kept", "a/gone", "a/changed", "a/own/ignored"] {
-            fs::write(place(name), b"x").expect("it can be written");
-        }
-        let look = || Listing::of(&[place("a")], &place("a/own"), 100);
-        let before = look();
-        assert_eq!((before.len(), look().differences(&before).len()), (3, 0));
-        fs::remove_file(place("a/gone")).expect("it is there");
-        fs::write(place("a/changed"), b"longer").expect("it can be written");
-        fs::write(place("a/new"), b"").expect("it can be written");
-        fs::write(place("a/own/ignored"), b"longer").expect("it can be written");
-        let after = look();
-        assert_eq!(before.differences(&after), [place("a/gone"), place("a/changed"), place("a/new")]);
-        assert!(Listing::of(&[place("a")], &place("a/own"), 2).is_cut);
+        let bytes = file_bytes_max(folder.path()).expect("it answers");
+        assert!(bytes == u64::MAX || bytes == FAT32_FILE_BYTES_MAX);
+        assert!(file_bytes_max(&folder.path().join("none")).is_err());
     }
 }

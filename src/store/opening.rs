@@ -42,6 +42,10 @@ pub struct Opening {
     pub unfinished_ignored: bool,
     /// The schema the file had, where it was older.
     pub migrated_from: Option<i64>,
+    /// The database was under a previous key, because encrypting it anew was cut, and this was finished now.
+    pub rekeyed: bool,
+    /// The database is under a previous key, because it can't be written or there is no room to encrypt it anew.
+    pub previous_key: bool,
     /// There was no space for a backup before the schema was changed; the change itself is one transaction a step.
     pub backup_put_off: bool,
 }
@@ -196,7 +200,7 @@ pub(super) fn configure(connection: &Connection, access: Access) -> rusqlite::Re
 }
 
 /// The key in SQLCipher's form for raw keys: `x'…'` with 64 hexadecimal digits. It is never part of an SQL text.
-fn raw_key(key: &SecretBox<[u8; 32]>) -> Zeroizing<Vec<u8>> {
+pub(super) fn raw_key(key: &SecretBox<[u8; 32]>) -> Zeroizing<Vec<u8>> {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut text = Zeroizing::new(Vec::with_capacity(67));
     text.extend_from_slice(b"x'");
@@ -260,7 +264,8 @@ pub(super) fn read_only(path: &Path, key: &SecretBox<[u8; 32]>) -> Result<Connec
 /// Opens the database at `path` with what an unclean exit left beside it, whatever its schema is. For that SQLite must
 /// be allowed to write, though it isn't asked to: what lies beside the file stays there.
 pub(super) fn read_all(path: &Path, key: &SecretBox<[u8; 32]>) -> Result<Connection, StoreError> {
-    if disk::size_unopened(path)?.is_none() {
+    let is_empty = |path: &Path| disk::size_unopened(path).map(|bytes| bytes.is_none_or(|bytes| bytes == 0));
+    if is_empty(path)? && is_empty(&wal_path(path))? {
         // SQLite would make one.
         return Err(disk::DiskError::NotFound { path: path.into() }.into());
     }

@@ -13,6 +13,7 @@ mod bundle;
 mod config;
 pub(crate) mod data;
 mod doctor;
+mod key;
 mod model;
 mod modelfile;
 mod privacy;
@@ -33,6 +34,7 @@ pub(crate) fn dispatch(app: &App, command: Option<Command>, arguments: RunArgume
         }
         Some(Command::Run { model, arguments }) => run::run(app, &RunArguments { model, ..arguments }),
         Some(Command::Account { command }) => account::run(app, command),
+        Some(Command::Key { command }) => key::run(app, command),
         Some(Command::Model { command }) => model::run(app, command),
         Some(Command::Modelfile { command }) => modelfile::run(app, command),
         Some(Command::Session { command }) => session::run(app, command),
@@ -40,7 +42,7 @@ pub(crate) fn dispatch(app: &App, command: Option<Command>, arguments: RunArgume
         Some(Command::Doctor(arguments)) => doctor::run(app, &arguments),
         Some(Command::Data { command }) => data::run(app, command),
         Some(Command::Privacy) => privacy::run(app),
-        Some(Command::Config { .. }) => config::run(app),
+        Some(Command::Config { command }) => config::run(app, command),
         Some(Command::Completions { shell }) => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "tiles", &mut script);

@@ -8,8 +8,10 @@ mod commands;
 mod conversation;
 mod kept_state;
 mod failure;
+mod onboarding;
 mod opening;
 mod repl;
+mod seal_memory;
 mod terminal;
 mod unlock;
 

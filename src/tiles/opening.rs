@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tilekit::bundle::{Bundle, Verified};
 use tilekit::disk::{self, DiskError};
 use tilekit::identity::{Identity, SlotHeader};
+use tilekit::logbook::Event;
 use tilekit::store::{Access, Along, BackupFile, Lineage, Separation, Step, Store, StoreError};
 use tilekit::time::Clock;
 
@@ -52,10 +53,22 @@ impl App {
                 Some(spinner) => spinner.label(label),
             }
         };
-        let along = Along { on_step: &mut on_step, backups: Some(&folder) };
-        let opened = Store::open_along(&database, identity.database_key(), access, along);
+        let mut along = Along { on_step: &mut on_step, backups: Some(&folder) };
+        let (present, previous) = (identity.database_key(), identity.previous_database_keys());
+        let opened = Store::open_rotated_along(&database, present, previous, access, &mut along);
         drop(spinner);
         let store = opened?;
+        if store.opening().recovered {
+            self.log(Event::Recovered);
+        }
+        if store.opening().rekeyed {
+            self.terminal.say("Encrypting the database with its new key had been cut; it is finished now.");
+        }
+        if store.opening().previous_key && access == Access::ReadWrite {
+            self.terminal.warn(
+                "the database is still encrypted with its previous key: there is no room on the drive for the new one",
+            );
+        }
         if store.opening().backup_put_off {
             self.terminal.warn("no backup was made before the database was brought up to date: the drive is too full");
         }
@@ -176,7 +189,7 @@ impl AtExit {
     /// is safe in the database itself.
     pub(crate) fn back_up(&self, store: &Store, identity: &Identity) {
         let is_stopped = || self.interrupted.load(Ordering::Relaxed);
-        if store.access() == Access::ReadOnly || is_stopped() {
+        if store.access() == Access::ReadOnly || store.opening().previous_key || is_stopped() {
             return;
         }
         match store.is_backup_due(&self.folder, self.clock.now()) {

@@ -158,7 +158,7 @@ pub(crate) fn recover(app: &App, bundle: &Bundle<Verified>, from: Option<&Path>,
         let hint = "put `data/key.a` or `data/key.b` back: nothing opens without them";
         return Err(Failure::new(Code::Locked, "this drive has no key file, so nothing can be recovered", hint));
     }
-    let unlocked = app.open_key_file(&key_file)?;
+    let (_, unlocked) = app.open_key_file(&key_file)?;
     let identity = &unlocked.identity;
     let keys: Vec<_> = std::iter::once(identity.database_key()).chain(identity.previous_database_keys()).collect();
     let spinner = app.terminal.spinner("Reading every page of the database and its backups");

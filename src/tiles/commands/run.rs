@@ -4,6 +4,7 @@ use std::io::Read as _;
 use std::rc::Rc;
 
 use serde_json::json;
+use tilekit::bundle::Preferences;
 use tilekit::chat::{ChatSession, is_interrupted};
 use tilekit::engine::worker::Worker;
 use tilekit::engine::{Completion, FinishReason};
@@ -15,8 +16,8 @@ use crate::args::RunArguments;
 use crate::conversation::{Screen, shipped, statistics};
 use crate::failure::{Code, Failure};
 use crate::kept_state::KeptState;
-use crate::repl;
 use crate::repl::markdown::code::Syntaxes;
+use crate::repl::{self, Ended};
 use crate::terminal::Stream;
 use crate::terminal::style::paint;
 use crate::unlock::Open;
@@ -38,6 +39,9 @@ pub(crate) fn run(app: &App, arguments: &RunArguments) -> Result<(), Failure> {
         ));
     }
     let bundle = app.bundle()?;
+    // Where none is named, the one of the bundle's settings answers.
+    let model = arguments.model.clone().or(Preferences::read(&bundle.preferences())?.model);
+    let arguments = &RunArguments { model, ..arguments.clone() };
     // A model that came with the bundle needs no key: it is read while the person types the passphrase.
     let early = match app.resolve(&shipped(&bundle)?, arguments) {
         Ok(resolved) => Some((app.start_engine(&resolved)?, resolved)),
@@ -66,6 +70,7 @@ pub(crate) fn run(app: &App, arguments: &RunArguments) -> Result<(), Failure> {
     if let (Some(id), Some(open)) = (&arguments.session, &open) {
         chat.resume(&open.store, open.store.find(id)?)?;
     }
+    let mut locked = None;
     let done = match question {
         Some(question) => {
             let state = KeptState::new(app, &bundle, open.as_ref());
@@ -75,11 +80,20 @@ pub(crate) fn run(app: &App, arguments: &RunArguments) -> Result<(), Failure> {
             state.keep(&worker, &chat);
             done
         }
-        None => repl::talk(app, &bundle, worker, resolved, chat, open.as_ref(), arguments),
+        None => repl::talk(app, &bundle, worker, resolved, chat, open.as_ref(), arguments).map(|ended| {
+            if let Ended::Locked(session) = ended {
+                locked = Some(session);
+            }
+        }),
     };
-    match open {
+    let done = match open {
         // The answer's own error is the one to report.
         Some(open) => done.and(open.close()),
+        None => done,
+    };
+    match locked {
+        // Whatever closing met, the keys are to be gone: it is told first, and the rest follows.
+        Some(session) => Err(app.start_again(session, done)),
         None => done,
     }
 }

@@ -2,7 +2,7 @@
 
 use tilekit::bundle::{Bundle, LastExit, LockState, Unfinished, Verified};
 use tilekit::disk::FAT32_FILE_BYTES_MAX;
-use tilekit::disk::medium::{Medium, read_speed};
+use tilekit::disk::volume::{Volume, read_speed};
 use tilekit::store::{Store, backups};
 use tilekit::time::Timestamp;
 
@@ -20,8 +20,8 @@ const BACKUP_OLD_MS: i64 = 14 * 24 * 3_600_000;
 
 /// Looks at the drive.
 pub(super) fn findings(app: &App, bundle: &Bundle<Verified>) -> Result<Vec<Finding>, Failure> {
-    let medium = Medium::of(bundle.root())?;
-    let mut findings = vec![file_system(&medium), space(&medium, bundle)];
+    let volume = Volume::of(bundle.root())?;
+    let mut findings = vec![file_system(&volume), space(&volume, bundle)];
     findings.extend(speed(bundle));
     findings.extend(holder(bundle)?);
     findings.push(backup(app, bundle)?);
@@ -32,24 +32,24 @@ pub(super) fn findings(app: &App, bundle: &Bundle<Verified>) -> Result<Vec<Findi
     Ok(findings)
 }
 
-fn file_system(medium: &Medium) -> Finding {
-    let name = medium.file_system.as_deref().unwrap_or("unknown to this system");
+fn file_system(volume: &Volume) -> Finding {
+    let name = volume.file_system.as_deref().unwrap_or("unknown to this system");
     match name {
         "vfat" | "msdos" => {
             let text = format!("{name}: no file past {}", size(FAT32_FILE_BYTES_MAX));
             Finding::warn("drive", text, "exFAT takes larger files; models from elsewhere may need it")
         }
-        _ => Finding::ok("drive", format!("{name}, {} in all", size(medium.total_bytes))),
+        _ => Finding::ok("drive", format!("{name}, {} in all", size(volume.total_bytes))),
     }
 }
 
-fn space(medium: &Medium, bundle: &Bundle<Verified>) -> Finding {
-    let free = size(medium.free_bytes);
-    if medium.is_read_only || bundle.is_read_only() {
+fn space(volume: &Volume, bundle: &Bundle<Verified>) -> Finding {
+    let free = size(volume.free_bytes);
+    if volume.is_read_only || bundle.is_read_only() {
         let text = format!("write-protected: nothing is saved here ({free} free)");
         return Finding::warn("space", text, "slide the drive's lock open to keep what is said");
     }
-    if medium.free_bytes < SPACE_LOW_BYTES {
+    if volume.free_bytes < SPACE_LOW_BYTES {
         return Finding::warn(
             "space",
             format!("{free} free"),

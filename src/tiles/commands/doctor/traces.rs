@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 use tilekit::bundle::{Bundle, Verified};
-use tilekit::disk::medium::Listing;
+use tilekit::disk::volume::Listing;
 
 use super::{Finding, answer};
 use crate::app::App;
