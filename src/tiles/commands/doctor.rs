@@ -68,9 +68,9 @@ impl Finding {
             Level::Warn => paint(styles.warning, "warn"),
             Level::Bad => paint(styles.error, "bad "),
         };
-        let mut text = format!("{label}  {:<9} {}\n", self.what, neutralise_line(&self.text));
+        let mut text = format!("{label}  {:<10} {}\n", self.what, neutralise_line(&self.text));
         if let Some(advice) = &self.advice {
-            text.push_str(&format!("{:16}→ {}\n", "", neutralise_line(advice)));
+            text.push_str(&format!("{:17}→ {}\n", "", neutralise_line(advice)));
         }
         text
     }
