@@ -258,7 +258,7 @@ fn a_flip_in_the_lock_or_a_kept_state_is_harmless() {
         assert!(lock.is_held(), "{which}");
     });
 
-    let cache = PrefixCache::new(&scratch.0.join("cache"), DerivedKey::init(|key| key.fill(3)), 1 << 20);
+    let cache = PrefixCache::new(&scratch.0.join("cache"), DerivedKey::init(|key| *key = [3; 32]), 1 << 20);
     let layer = LayerState { dtype: Dtype::F16, width: 100, first: 0, keys: vec![5; 8000], values: vec![6; 8000] };
     let state = PrefixState { origin: Sha256Digest([1; 32]), tokens: (0..40).collect(), layers: vec![layer] };
     let id = SessionId([3; 16]);
