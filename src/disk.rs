@@ -11,8 +11,10 @@ use crate::hint::Hint;
 
 pub mod two_slot;
 mod partial;
+mod resident;
 
 pub use self::partial::PartialFile;
+pub use self::resident::read_through;
 
 /// The largest file that FAT32 can hold: 4 GiB less one byte.
 pub const FAT32_FILE_BYTES_MAX: u64 = u32::MAX as u64;

@@ -4,11 +4,11 @@ use std::rc::Rc;
 
 use tilekit::bundle::{Bundle, Verified};
 use tilekit::chat::{ChatError, ChatSession, is_interrupted};
-use tilekit::disk;
+use tilekit::disk::{self, DiskError};
 use tilekit::engine::worker::Worker;
 use tilekit::engine::{Completion, EngineError};
 use tilekit::sampling::PARAMETERS;
-use tilekit::store::Store;
+use tilekit::store::{Access, Store, StoreError};
 use tilekit::transcript;
 
 use self::editor::prompt::{PromptReader, Values};
@@ -164,8 +164,14 @@ impl Repl<'_> {
                 Line::Eof | Line::Interrupted => continue,
             };
             reader.add_history(&text);
-            if let Some(store) = self.store() {
-                store.history_append(&text)?;
+            if let Ok(Typed::Message(_)) = typed {
+                // Before anything is written: on a slow drive that waits behind what is read of the model, unseen.
+                self.app.wait_for_engine(&self.worker);
+            }
+            match self.store().map(|store| store.history_append(&text)) {
+                // On a full drive the line can't be recalled later; that the answer isn't kept is told with the answer.
+                Some(Err(StoreError::Disk(DiskError::Full { .. }))) | None => {}
+                Some(appended) => appended?,
             }
             let result = match typed {
                 Ok(Typed::Message(message)) => self.say(&message).map(|()| Flow::Go),
@@ -181,9 +187,9 @@ impl Repl<'_> {
         }
     }
 
-    /// The store, unless nothing is to be kept.
+    /// The store, unless nothing is to be kept, or can be.
     fn store(&self) -> Option<&Store> {
-        self.open.filter(|_| !self.is_private).map(|open| &open.store)
+        self.open.filter(|_| !self.is_private).map(|open| &open.store).filter(|s| s.access() == Access::ReadWrite)
     }
 
     /// Keeps what the engine holds of this session.
@@ -434,9 +440,14 @@ fn is_final(failure: &Failure) -> bool {
     if failure.error.downcast_ref::<crate::terminal::TerminalError>().is_some() {
         return true;
     }
+    let of_store =
+        |error: &StoreError| error.is_integrity() || matches!(error, StoreError::Disk(DiskError::Gone { .. }));
+    if let Some(error) = failure.error.downcast_ref::<StoreError>() {
+        return of_store(error);
+    }
     match failure.error.downcast_ref::<ChatError>() {
         Some(ChatError::Engine(EngineError::Load(_) | EngineError::Stopped)) => true,
-        Some(ChatError::Store(error)) => error.is_integrity(),
+        Some(ChatError::Store(error)) => of_store(error),
         _ => false,
     }
 }

@@ -22,7 +22,8 @@ pub(crate) struct TestBundle {
     pub(crate) passphrase: PathBuf,
 }
 
-fn scratch() -> PathBuf {
+/// The folder of this run's tests.
+pub(crate) fn scratch() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("drives-{}", std::process::id()))
 }
 
@@ -44,36 +45,40 @@ fn sealed() -> &'static Path {
     static SEALED: OnceLock<PathBuf> = OnceLock::new();
     SEALED.get_or_init(|| {
         sweep();
-        let folder = scratch().join("sealed");
-        let (recipe, model) = (folder.join("source"), folder.join("checkpoint"));
-        fs::create_dir_all(&recipe).expect("target can be written");
-        let mut text = String::from("recipe = 1\nproduct = \"Tiles\"\n");
-        let mut file = |path: &str, role: &str, source: &str| {
-            text.push_str(&format!(
-                "[[file]]\npath = \"{path}\"\nrole = \"{role}\"\nsource = \"{source}\"\nlicence = \"MIT\"\n"
-            ));
-        };
-        for (name, role) in [("tiles", "launcher"), ("README.txt", "doc")] {
-            let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("bundle").join(name);
-            fs::copy(from, recipe.join(name)).expect("it is in the tree");
-            file(name, role, &format!("tree:{name}"));
-        }
-        file("bin/linux-x86_64/tiles", "program", "build:x86_64-unknown-linux-gnu");
-        file("models/scripted/", "model", "pypi:scripted==1/checkpoint");
-        fs::write(recipe.join("MANIFEST.toml"), text).expect("target can be written");
-        crate::scripted::write(&model, &["Hello", " from", " the", " scripted", " model."], false);
-        let root = folder.join("Tiles");
-        let program = env!("CARGO_BIN_EXE_tiles");
-        let built = Command::new(program)
-            .args(["bundle", "build"])
-            .args([&recipe.join("MANIFEST.toml"), &root])
-            .args(["--program", program, "--model", &format!("scripted={}", model.display())])
-            .args(["--seal-key", &folder.join("seal.key").display().to_string()])
-            .output()
-            .expect("the program can be run");
-        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-        root
+        build(&scratch().join("sealed"), Path::new(env!("CARGO_BIN_EXE_tiles")))
     })
+}
+
+/// Builds a sealed bundle with that program and the scripted model in `folder`, and gives its root.
+pub(crate) fn build(folder: &Path, program: &Path) -> PathBuf {
+    let (recipe, model) = (folder.join("source"), folder.join("checkpoint"));
+    fs::create_dir_all(&recipe).expect("target can be written");
+    let mut text = String::from("recipe = 1\nproduct = \"Tiles\"\n");
+    let mut file = |path: &str, role: &str, source: &str| {
+        text.push_str(&format!(
+            "[[file]]\npath = \"{path}\"\nrole = \"{role}\"\nsource = \"{source}\"\nlicence = \"MIT\"\n"
+        ));
+    };
+    for (name, role) in [("tiles", "launcher"), ("README.txt", "doc")] {
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("bundle").join(name);
+        fs::copy(from, recipe.join(name)).expect("it is in the tree");
+        file(name, role, &format!("tree:{name}"));
+    }
+    file("bin/linux-x86_64/tiles", "program", "build:x86_64-unknown-linux-gnu");
+    file("models/scripted/", "model", "pypi:scripted==1/checkpoint");
+    fs::write(recipe.join("MANIFEST.toml"), text).expect("target can be written");
+    crate::scripted::write(&model, &["Hello", " from", " the", " scripted", " model."], false);
+    let root = folder.join("Tiles");
+    let built = Command::new(env!("CARGO_BIN_EXE_tiles"))
+        .args(["bundle", "build"])
+        .args([&recipe.join("MANIFEST.toml"), &root])
+        .args(["--program", &program.display().to_string()])
+        .args(["--model", &format!("scripted={}", model.display())])
+        .args(["--seal-key", &folder.join("seal.key").display().to_string()])
+        .output()
+        .expect("the program can be run");
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    root
 }
 
 /// The same with an identity, made once, without recovery words.
