@@ -6,6 +6,9 @@ use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use tilekit::identity::{Identity, KeyFile, KeyStore as _, Passphrase, WorkFactor};
+use tilekit::time::Timestamp;
+
 /// What the scripted model says to everything.
 pub(crate) const ANSWER: &str = "Hello from the scripted model.";
 /// The passphrase of every test bundle that has one.
@@ -81,6 +84,15 @@ pub(crate) fn build(folder: &Path, program: &Path) -> PathBuf {
     root
 }
 
+/// Gives a bundle an identity whose passphrase is turned into a key with the least work there is.
+pub(crate) fn identify(root: &Path) {
+    let data = root.join("data");
+    fs::create_dir_all(&data).expect("target can be written");
+    let identity = Identity::generate(Timestamp::from_ms(1_700_000_000_000)).expect("there is randomness");
+    let passphrase = Passphrase::new(PASSPHRASE.into()).expect("it is one");
+    KeyFile::with_work_factor(&data, WorkFactor::MIN).create(&identity, &passphrase, None).expect("it can be made");
+}
+
 /// The same with an identity, made once, without recovery words.
 fn personal() -> &'static Path {
     static PERSONAL: OnceLock<PathBuf> = OnceLock::new();
@@ -152,6 +164,13 @@ impl TestBundle {
         fs::create_dir_all(&home).expect("target can be written");
         fs::write(&passphrase, format!("{PASSPHRASE}\n")).expect("target can be written");
         Self { folder, root, home, passphrase }
+    }
+
+    /// A bundle with an identity that opens at once: its passphrase is turned into a key with the least work there is.
+    pub(crate) fn quick() -> Self {
+        let bundle = Self::fresh();
+        identify(&bundle.root);
+        bundle
     }
 
     /// The path of the passphrase file, for `--passphrase-file`.

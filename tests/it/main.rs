@@ -5,6 +5,7 @@ mod commands;
 mod corpora;
 mod damage;
 mod drive;
+mod every_command;
 mod faults;
 mod gguf;
 mod goldens;

@@ -76,7 +76,7 @@ fn new_drive(round: u32) -> bool {
 
 /// Asks at the prompt until the program ends; gives the questions that were answered.
 fn converse(stick: &Stick, begin: &str) -> Vec<String> {
-    let mut command = stick.from_host();
+    let mut command = stick.host_command();
     command.args(["--passphrase-file", &stick.passphrase()]).env("TERM", "xterm-256color");
     let mut screen = Screen::start(&command);
     let mut answered = Vec::new();
@@ -101,7 +101,7 @@ fn converse(stick: &Stick, begin: &str) -> Vec<String> {
 fn ask_singly(stick: &Stick, begin: &str) -> Vec<String> {
     let questions = (0..3).map(|number| format!("{begin} {number}"));
     let is_answered = |question: &String| {
-        let mut command = stick.from_host();
+        let mut command = stick.host_command();
         let output = command.args(["--passphrase-file", &stick.passphrase(), "-p", question]).output();
         output.is_ok_and(|output| output.status.success())
     };
@@ -110,7 +110,7 @@ fn ask_singly(stick: &Stick, begin: &str) -> Vec<String> {
 
 /// The questions on the drive that have their answer.
 fn kept(stick: &Stick) -> BTreeSet<String> {
-    let mut command = stick.from_host();
+    let mut command = stick.host_command();
     command.args(["--passphrase-file", &stick.passphrase(), "session", "export", "--format", "json"]);
     let output = command.output().expect("it can be run");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -209,7 +209,7 @@ fn the_key_opens_after_each_cut() {
 #[test]
 fn no_half_import_counts_as_a_model() {
     let tiles = |stick: &Stick, arguments: &[&str]| {
-        let mut command = stick.from_host();
+        let mut command = stick.host_command();
         command.args(arguments).args(["--passphrase-file", &stick.passphrase()]);
         command.output().expect("it can be run")
     };

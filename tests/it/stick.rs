@@ -10,10 +10,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use tilekit::identity::{Identity, KeyFile, KeyStore as _, Passphrase, WorkFactor};
-use tilekit::time::Timestamp;
-
-use crate::drive::{PASSPHRASE, build, scratch};
+use crate::drive::{PASSPHRASE, build, identify, scratch};
 
 /// Large enough for a bundle with the debug program, and for a second one.
 const IMAGE_BYTES: u64 = 160 << 20;
@@ -72,11 +69,7 @@ fn personal() -> &'static Path {
         // It only makes the image smaller.
         run(Command::new("strip").arg(&program));
         let root = build(&folder, &program);
-        let data = root.join("data");
-        fs::create_dir_all(&data).expect("target can be written");
-        let identity = Identity::generate(Timestamp::from_ms(1_700_000_000_000)).expect("there is randomness");
-        let passphrase = Passphrase::new(PASSPHRASE.into()).expect("it is one");
-        KeyFile::with_work_factor(&data, WorkFactor::MIN).create(&identity, &passphrase, None).expect("it can be made");
+        identify(&root);
         fs::write(folder.join("passphrase"), format!("{PASSPHRASE}\n")).expect("target can be written");
         root
     })
@@ -206,7 +199,7 @@ impl Stick {
     }
 
     /// The program of the host with the bundle on the drive: so that it isn't read from the drive at each start.
-    pub(crate) fn from_host(&self) -> Command {
+    pub(crate) fn host_command(&self) -> Command {
         let mut command = self.inside(Path::new(env!("CARGO_BIN_EXE_tiles")));
         command.arg("--bundle").arg(self.root());
         command

@@ -54,6 +54,9 @@ def judge(line, bundle, home, here, program):
     if not found:
         return None
     call, arguments, result = found.groups()
+    if call == "socketpair" and arguments.startswith("AF_UNIX"):
+        # A pipe within the process, such as the line editor's for signals; nobody can find it.
+        return None
     if call in ("socket", "connect", "bind", "listen", "sendto", "sendmsg", "socketpair", "io_uring_setup"):
         return "network"
     for path in paths_of(call, arguments, here):
