@@ -12,11 +12,16 @@ use crate::manifest::{Entry, MANIFEST_BYTES_MAX, Manifest, ManifestError};
 use crate::verified::{IntegrityError, VerifiedFolder};
 
 pub mod build;
+pub mod examine;
 pub mod lock;
+pub mod moving;
+pub mod remembered;
+pub mod repair;
 pub mod seal_key;
 mod verify;
 
 pub use lock::{BundleLock, Holder, LastExit};
+pub use remembered::SealMark;
 
 /// The file that makes a folder a bundle.
 pub const MANIFEST_NAME: &str = "MANIFEST.toml";
@@ -141,12 +146,39 @@ pub struct Found {
     manifest_bytes: Vec<u8>,
 }
 
+/// The state of a bundle whose list is believed, and of which no file was looked at.
+#[derive(Debug)]
+pub struct Sealed {
+    manifest_bytes: Vec<u8>,
+    signature_text: String,
+    manifest: Manifest,
+    seal: Seal,
+    seal_key: SealPublicKey,
+}
+
 /// The state of a bundle whose listed files are what its seal says.
 #[derive(Debug)]
 pub struct Verified {
-    manifest: Manifest,
-    seal: Seal,
+    sealed: Sealed,
     strangers: Vec<String>,
+}
+
+/// A state in which the list of a bundle is believed: [`Sealed`] and [`Verified`].
+pub trait Listed {
+    /// What is believed.
+    fn sealed(&self) -> &Sealed;
+}
+
+impl Listed for Sealed {
+    fn sealed(&self) -> &Sealed {
+        self
+    }
+}
+
+impl Listed for Verified {
+    fn sealed(&self) -> &Sealed {
+        &self.sealed
+    }
 }
 
 /// A bundle and how far it is trusted: `Bundle<Found>`, then `Bundle<Verified>`.
@@ -203,10 +235,47 @@ impl Bundle<Found> {
     /// In the folders that the list covers, a file that it doesn't name is an error: a program or a model might pick it up.
     /// Beside them, and in `data`, strange files are the person's ([`Bundle::strangers`]). A link is refused everywhere.
     pub fn verify(self, trust: Trust) -> Result<Bundle<Verified>, BundleError> {
-        let (manifest, seal) = verify::seal(&self.root, &self.state.manifest_bytes, trust)?;
-        let strangers = verify::inventory(&self.root, &manifest)?;
-        verify::content(&self.root, &manifest)?;
-        Ok(Bundle { root: self.root, state: Verified { manifest, seal, strangers } })
+        let Bundle { root, state: sealed } = self.sealed(trust)?;
+        let strangers = verify::inventory(&root, &sealed.manifest)?;
+        verify::content(&root, &sealed.manifest)?;
+        Ok(Bundle { root, state: Verified { sealed, strangers } })
+    }
+
+    /// Verifies the seal and reads the list, and looks at no file of it: for finding all that is damaged, and for repair.
+    ///
+    /// # Errors
+    /// A list or signature that is missing, damaged, newer or somebody else's.
+    pub fn sealed(self, trust: Trust) -> Result<Bundle<Sealed>, BundleError> {
+        let state = verify::seal(&self.root, self.state.manifest_bytes, trust)?;
+        Ok(Bundle { root: self.root, state })
+    }
+}
+
+impl<State: Listed> Bundle<State> {
+    /// The list, which its seal vouches for.
+    pub fn manifest(&self) -> &Manifest {
+        &self.state.sealed().manifest
+    }
+
+    /// The exact bytes of the list.
+    pub fn manifest_bytes(&self) -> &[u8] {
+        &self.state.sealed().manifest_bytes
+    }
+
+    /// The text of the signature over it.
+    pub fn signature_text(&self) -> &str {
+        &self.state.sealed().signature_text
+    }
+
+    /// Who sealed the bundle.
+    pub fn seal(&self) -> &Seal {
+        &self.state.sealed().seal
+    }
+
+    /// Which seal this is: the key, and how often it has sealed this bundle.
+    pub fn seal_mark(&self) -> SealMark {
+        let Sealed { seal_key, manifest, .. } = self.state.sealed();
+        SealMark { key: *seal_key, generation: manifest.generation }
     }
 }
 
@@ -266,6 +335,11 @@ impl<State> Bundle<State> {
         self.data().join("lock")
     }
 
+    /// Where an interrupted full verification says how far it came.
+    pub fn verify_state(&self) -> PathBuf {
+        self.data().join("verify.state")
+    }
+
     /// The program for the hosts of the folder `host` (see [`crate::host::HOST_FOLDERS`]).
     pub fn program(&self, host: &str) -> PathBuf {
         self.root.join("bin").join(host).join("tiles")
@@ -287,16 +361,6 @@ impl<State> Bundle<State> {
 }
 
 impl Bundle<Verified> {
-    /// The list that was verified.
-    pub fn manifest(&self) -> &Manifest {
-        &self.state.manifest
-    }
-
-    /// Who sealed the bundle.
-    pub fn seal(&self) -> &Seal {
-        &self.state.seal
-    }
-
     /// What lies in the bundle's own folder without belonging to it: left alone, and never used.
     pub fn strangers(&self) -> &[String] {
         &self.state.strangers
@@ -304,7 +368,7 @@ impl Bundle<Verified> {
 
     /// The files of the shipped models, with paths `models/NAME/…`.
     pub fn shipped_models(&self) -> Vec<Entry> {
-        let files = self.state.manifest.files.iter();
+        let files = self.state.sealed.manifest.files.iter();
         files.filter(|entry| entry.path.starts_with("models/")).cloned().collect()
     }
 
@@ -315,7 +379,7 @@ impl Bundle<Verified> {
             let path = entry.path.strip_prefix(&prefix)?.to_owned();
             Some(Entry { path, ..entry.clone() })
         };
-        let entries: Vec<Entry> = self.state.manifest.files.iter().filter_map(below).collect();
+        let entries: Vec<Entry> = self.state.sealed.manifest.files.iter().filter_map(below).collect();
         (!entries.is_empty()).then(|| VerifiedFolder::listed(&self.models().join(name), entries))
     }
 
@@ -324,7 +388,7 @@ impl Bundle<Verified> {
     /// # Errors
     /// The first damaged chunk, and what reading can meet.
     pub fn verify_large(&self, progress: &mut dyn FnMut(u64)) -> Result<(), BundleError> {
-        Ok(verify::large(&self.root, &self.state.manifest, progress)?)
+        Ok(verify::large(&self.root, &self.state.sealed.manifest, progress)?)
     }
 }
 

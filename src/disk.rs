@@ -10,9 +10,11 @@ use std::path::{Path, PathBuf};
 use crate::hint::Hint;
 
 pub mod two_slot;
+mod medium;
 mod partial;
 mod resident;
 
+pub use self::medium::{UncachedFile, file_bytes_max, forget_blocks};
 pub use self::partial::PartialFile;
 pub use self::resident::read_through;
 
@@ -443,6 +445,23 @@ pub fn sync_folder(folder: &Path) -> Result<(), DiskError> {
 pub fn open_or_create(path: &Path) -> Result<File, DiskError> {
     let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
     opened.map_err(|e| DiskError::new("open", path, e))
+}
+
+/// Makes the file at `path` `bytes` long: what is past that is cut off, what is missing are zeros.
+///
+/// # Errors
+/// What changing the length can meet.
+pub fn set_length(file: &File, path: &Path, bytes: u64) -> Result<(), DiskError> {
+    file.set_len(bytes).map_err(|e| DiskError::new("write", path, e))
+}
+
+/// Opens the file at `path`, which is there, for reading and for writing in place.
+///
+/// # Errors
+/// What opening can meet. Anything but a regular file is refused.
+pub fn open_in_place(path: &Path) -> Result<File, DiskError> {
+    open(path)?;
+    OpenOptions::new().read(true).write(true).open(path).map_err(|e| DiskError::new("open", path, e))
 }
 
 /// Gives `from` the name `to`, on the same medium.

@@ -12,23 +12,26 @@ use sha2::Sha256;
 use zeroize::Zeroizing;
 
 use crate::did::Did;
-use crate::disk::two_slot::Slot;
 use crate::time::Timestamp;
 
 mod argon2id;
+mod condition;
 mod error;
 mod key_file;
 mod passphrase;
 mod payload;
 mod recovery;
+mod secret;
 mod slot;
 
 pub use argon2id::WorkFactor;
+pub use condition::{KeyFileReport, SlotFlaw, SlotReport, SlotState};
 pub use error::KeyError;
 pub use key_file::KeyFile;
 pub use passphrase::{PASSPHRASE_BYTES_MAX, Passphrase, SUGGESTED_WORDS, Strength, strength, suggest_passphrase};
 pub(crate) use recovery::age_identity;
 pub use recovery::{RECOVERY_TEXT_BYTES_MAX, RECOVERY_WORDS, RecoveryWords, WordsError};
+pub use secret::DerivedKey;
 pub use slot::{SLOT_BYTES, SLOT_BYTES_MAX, SlotHeader};
 
 /// How many previous database keys are kept, for a database that a cut left under an old one.
@@ -46,8 +49,6 @@ pub struct Identity {
     database_key: SecretBox<[u8; 32]>,
     bundle_key: SecretBox<[u8; 32]>,
     previous_database_keys: Vec<SecretBox<[u8; 32]>>,
-    // Last, so that the keys are overwritten before their pages may be swapped out.
-    _locked: Vec<region::LockGuard>,
 }
 
 impl Identity {
@@ -66,20 +67,22 @@ impl Identity {
         [identity_seed, database_key, bundle_key]: [SecretBox<[u8; 32]>; 3],
         previous_database_keys: Vec<SecretBox<[u8; 32]>>,
     ) -> Self {
-        let locked = [&identity_seed, &database_key, &bundle_key]
+        [&identity_seed, &database_key, &bundle_key]
             .into_iter()
             .chain(&previous_database_keys)
-            .filter_map(|key| region::lock(key.expose_secret().as_ptr(), 32).ok())
-            .collect();
-        Self {
-            created_at,
-            generation,
-            identity_seed,
-            database_key,
-            bundle_key,
-            previous_database_keys,
-            _locked: locked,
-        }
+            .for_each(|key| secret::keep_in_memory(key.expose_secret()));
+        Self { created_at, generation, identity_seed, database_key, bundle_key, previous_database_keys }
+    }
+
+    /// Draws a new database key; the one in force until now becomes the first of the previous ones, and of more than
+    /// [`PREVIOUS_KEYS_MAX`] the oldest is forgotten.
+    fn draw_database_key(&mut self) -> Result<(), KeyError> {
+        let drawn = random_key()?;
+        secret::keep_in_memory(drawn.expose_secret());
+        self.generation = self.generation.checked_add(1).ok_or(KeyError::TooLarge)?;
+        self.previous_database_keys.insert(0, std::mem::replace(&mut self.database_key, drawn));
+        self.previous_database_keys.truncate(PREVIOUS_KEYS_MAX);
+        Ok(())
     }
 
     /// Who this is to others.
@@ -117,17 +120,17 @@ impl Identity {
     }
 
     /// The key of the HMAC over `data/models.toml`.
-    pub fn models_key(&self) -> Zeroizing<[u8; 32]> {
+    pub fn models_key(&self) -> DerivedKey {
         self.derive("models-list")
     }
 
     /// Derives a key for one purpose from the bundle key: HKDF-SHA256 with the label `tiles/v1/PURPOSE`.
-    pub fn derive(&self, purpose: &'static str) -> Zeroizing<[u8; 32]> {
-        let mut key = Zeroizing::new([0; 32]);
+    pub fn derive(&self, purpose: &'static str) -> DerivedKey {
         let hkdf = hkdf::Hkdf::<Sha256>::new(None, self.bundle_key.expose_secret());
-        let derived = hkdf.expand_multi_info(&[b"tiles/v1/", purpose.as_bytes()], &mut key[..]);
-        derived.expect("32 bytes are within what HKDF-SHA256 gives");
-        key
+        DerivedKey::init(|key| {
+            let derived = hkdf.expand_multi_info(&[b"tiles/v1/", purpose.as_bytes()], &mut key[..]);
+            derived.expect("32 bytes are within what HKDF-SHA256 gives");
+        })
     }
 
     fn signing_key(&self) -> SigningKey {
@@ -139,32 +142,6 @@ fn random_key() -> Result<SecretBox<[u8; 32]>, KeyError> {
     let mut key = Box::new([0; 32]);
     getrandom::fill(&mut key[..])?;
     Ok(SecretBox::new(key))
-}
-
-/// How a slot is, apart from whole.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SlotState {
-    /// There is no file.
-    Missing,
-    /// It is torn or rotten, and why.
-    Damaged(&'static str),
-    /// A later Tiles wrote it.
-    Newer(u64),
-    /// It is whole and older: a change was cut before it was complete.
-    Behind,
-    /// It is whole, newer, and another passphrase opens it: a change was cut, and this is the passphrase before it.
-    Ahead,
-    /// It is whole, as new, and from another copy of the drive that was changed on its own.
-    Foreign,
-}
-
-/// Which slot isn't as it should be although the keys were opened, and how it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SlotFlaw {
-    /// Which.
-    pub slot: Slot,
-    /// How it is.
-    pub state: SlotState,
 }
 
 /// Keys that were opened, and what to tell about where they were kept.
@@ -289,12 +266,26 @@ mod tests {
     #[test]
     fn each_purpose_has_its_own_key() {
         let identity = identity();
-        assert_eq!(identity.models_key(), identity.derive("models-list"));
+        assert_eq!(*identity.models_key(), *identity.derive("models-list"));
         let keys = [*identity.derive("a"), *identity.derive("b"), *identity.models_key()];
         assert!(keys[0] != keys[1] && keys[1] != keys[2] && keys[0] != keys[2]);
         // HKDF-SHA256 computed with Python's hmac and hashlib.
         let models: String = keys[2].iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(models, "970b8b9f6ba10b8ca332aa456fa73219a6024fa2a6f99ecf42d86e319c28b038");
+    }
+
+    #[test]
+    fn a_new_database_key_keeps_the_former_ones() {
+        let mut identity = identity();
+        let (did, mut former) = (identity.did(), Vec::new());
+        for round in 1..=PREVIOUS_KEYS_MAX + 2 {
+            former.insert(0, *identity.database_key().expose_secret());
+            identity.draw_database_key().expect("random bytes are there");
+            let previous: Vec<_> = identity.previous_database_keys().iter().map(|key| *key.expose_secret()).collect();
+            assert_eq!(previous, former[..round.min(PREVIOUS_KEYS_MAX)]);
+            assert!(!previous.contains(identity.database_key().expose_secret()));
+        }
+        assert_eq!((identity.did(), identity.generation()), (did, PREVIOUS_KEYS_MAX as u64 + 3));
     }
 
     #[test]

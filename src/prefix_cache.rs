@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 use crate::digest::Sha256Digest;
 use crate::disk::{self, DiskError};
 use crate::engine::prefix::{PREFIX_BYTES_MAX, PrefixState};
-use crate::identity::age_identity;
+use crate::identity::{DerivedKey, age_identity};
 use crate::message::SessionId;
 
 /// How many bytes all states together may have.
@@ -26,7 +26,7 @@ const ENDING: &str = ".prefix";
 /// The states of one bundle.
 pub struct PrefixCache {
     folder: PathBuf,
-    key: Zeroizing<[u8; 32]>,
+    key: DerivedKey,
     bytes_max: u64,
 }
 
@@ -38,7 +38,7 @@ impl std::fmt::Debug for PrefixCache {
 
 impl PrefixCache {
     /// The states in `folder`, which needn't exist yet, under a key of the identity's for this purpose.
-    pub fn new(folder: &Path, key: Zeroizing<[u8; 32]>, bytes_max: u64) -> Self {
+    pub fn new(folder: &Path, key: DerivedKey, bytes_max: u64) -> Self {
         Self { folder: folder.into(), key, bytes_max }
     }
 
@@ -168,7 +168,7 @@ mod tests {
     }
 
     fn cache(folder: &TestFolder, key: u8, bytes_max: u64) -> PrefixCache {
-        PrefixCache::new(&folder.path().join("cache"), Zeroizing::new([key; 32]), bytes_max)
+        PrefixCache::new(&folder.path().join("cache"), DerivedKey::init(|bytes| *bytes = [key; 32]), bytes_max)
     }
 
     #[test]

@@ -21,6 +21,7 @@ mod turns;
 mod search;
 mod settings;
 mod backup;
+mod rekey;
 
 pub use error::{NamedSession, StoreError};
 pub use opening::{Access, Opening};

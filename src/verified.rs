@@ -160,6 +160,17 @@ fn read_sidecar(path: &Path, size: u64, expected: Sha256Digest) -> Result<ChunkD
     }
 }
 
+/// The digests of the chunks of the large file at `path`, from its sidecar, which is verified against `entry`.
+///
+/// # Errors
+/// A sidecar that is missing or isn't the listed one, and a file too small to have one.
+pub fn chunk_digests(path: &Path, entry: &Entry) -> Result<ChunkDigests, IntegrityError> {
+    match entry.chunks_sha256 {
+        Some(expected) => read_sidecar(path, entry.size, expected),
+        None => Err(IntegrityError::Unlisted { path: sidecar_path(path) }),
+    }
+}
+
 /// Reads a file of at most `bytes_max` bytes whole and verifies it against `entry`.
 ///
 /// # Errors

@@ -25,7 +25,7 @@ mod gather;
 use gather::Before;
 
 /// The empty file that makes Spotlight leave a folder alone.
-const NEVER_INDEX_NAME: &str = ".metadata_never_index";
+pub(super) const NEVER_INDEX_NAME: &str = ".metadata_never_index";
 
 /// Why a bundle can't be built.
 #[derive(Debug, thiserror::Error)]

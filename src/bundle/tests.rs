@@ -14,16 +14,16 @@ use crate::verified::sidecar_path;
 
 const PROGRAM: &str = "bin/linux-x86_64/tiles";
 
-fn key() -> SigningKey {
+pub(super) fn key() -> SigningKey {
     SigningKey::from_bytes(&[7; 32])
 }
 
-fn release() -> Trust {
+pub(super) fn release() -> Trust {
     Trust::Release(SealPublicKey(key().verifying_key().to_bytes()))
 }
 
 /// Writes a file as a bundle has it, and describes it.
-fn write(root: &Path, path: &str, content: &[u8]) -> Entry {
+pub(super) fn write(root: &Path, path: &str, content: &[u8]) -> Entry {
     let mut hasher = StreamHasher::new();
     hasher.update(content);
     let (size, sha256, chunks) = hasher.finish();
@@ -39,7 +39,7 @@ fn write(root: &Path, path: &str, content: &[u8]) -> Entry {
     entry
 }
 
-fn seal(root: &Path, files: Vec<Entry>) {
+pub(super) fn seal(root: &Path, files: Vec<Entry>) {
     let list = Manifest { format: 1, product: "Tiles".into(), version: "1.2.3".into(), generation: 4, files };
     let text = list.to_toml();
     fs::write(root.join(MANIFEST_NAME), &text).expect("it can be written");
@@ -48,7 +48,7 @@ fn seal(root: &Path, files: Vec<Entry>) {
 }
 
 /// A bundle as a drive has it: launcher, a program and weights with sidecars, some thirty small files.
-fn bundle(root: &Path) {
+pub(super) fn bundle(root: &Path) {
     fs::create_dir_all(root).expect("it can be made");
     let large: Vec<u8> = (0..CHUNKED_ABOVE_BYTES + 9).map(|i| (i % 251) as u8).collect();
     let mut files = vec![

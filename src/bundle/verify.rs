@@ -5,7 +5,7 @@ use std::panic::resume_unwind;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::{BundleError, MANIFEST_NAME, SIGNATURE_NAME, Seal, Trust};
+use super::{BundleError, MANIFEST_NAME, SIGNATURE_NAME, Seal, Sealed, Trust};
 use crate::digest::{CHUNKED_ABOVE_BYTES, ChunkDigests};
 use crate::disk::{self, DiskError, Kind};
 use crate::manifest::signature::{SIGNATURE_BYTES_MAX, Signature};
@@ -18,7 +18,7 @@ const NAMES_MAX: usize = 2 * ENTRIES_MAX + 100;
 const THREADS_MAX: usize = 4;
 
 /// Verifies the signature over the list, then reads the list.
-pub(super) fn seal(root: &Path, manifest_bytes: &[u8], trust: Trust) -> Result<(Manifest, Seal), BundleError> {
+pub(super) fn seal(root: &Path, manifest_bytes: Vec<u8>, trust: Trust) -> Result<Sealed, BundleError> {
     let path = root.join(SIGNATURE_NAME);
     match disk::kind(&path)? {
         Some(Kind::File) => {}
@@ -34,18 +34,30 @@ pub(super) fn seal(root: &Path, manifest_bytes: &[u8], trust: Trust) -> Result<(
         }
         text => text?,
     };
-    let signature = Signature::parse(&text).map_err(|source| BundleError::Manifest { path: path.clone(), source })?;
-    let key = signature.public_key;
-    let manifest_path = root.join(MANIFEST_NAME);
-    signature.verify(manifest_bytes).map_err(|source| BundleError::Manifest { path: manifest_path.clone(), source })?;
+    judge(root, manifest_bytes, text, trust)
+}
+
+/// Judges a list and the signature over it, wherever they come from; errors name them as below `root`.
+pub(super) fn judge(
+    root: &Path,
+    manifest_bytes: Vec<u8>,
+    signature_text: String,
+    trust: Trust,
+) -> Result<Sealed, BundleError> {
+    let (path, manifest_path) = (root.join(SIGNATURE_NAME), root.join(MANIFEST_NAME));
+    let signature = Signature::parse(&signature_text).map_err(|source| BundleError::Manifest { path, source })?;
+    let seal_key = signature.public_key;
+    signature
+        .verify(&manifest_bytes)
+        .map_err(|source| BundleError::Manifest { path: manifest_path.clone(), source })?;
     let seal = match trust {
-        Trust::Release(release) if release == key => Seal::Release,
-        Trust::Release(_) => return Err(BundleError::ForeignSeal { short_key: key.short() }),
-        Trust::Any => Seal::SelfBuilt { short_key: key.short() },
+        Trust::Release(release) if release == seal_key => Seal::Release,
+        Trust::Release(_) => return Err(BundleError::ForeignSeal { short_key: seal_key.short() }),
+        Trust::Any => Seal::SelfBuilt { short_key: seal_key.short() },
     };
-    let text = String::from_utf8_lossy(manifest_bytes);
+    let text = String::from_utf8_lossy(&manifest_bytes);
     let manifest = Manifest::parse(&text).map_err(|source| BundleError::Manifest { path: manifest_path, source })?;
-    Ok((manifest, seal))
+    Ok(Sealed { manifest_bytes, signature_text, manifest, seal, seal_key })
 }
 
 /// Compares what is in the bundle's folders with the list. Returns what lies beside the listed files in the root folder.

@@ -19,7 +19,7 @@ use super::error::KeyError;
 use super::passphrase::Passphrase;
 
 /// The stanza's tag.
-const TAG: &str = "tiles-argon2id";
+pub(super) const TAG: &str = "tiles-argon2id";
 
 /// What the wrapping key is derived for.
 const WRAP_LABEL: &[u8] = b"tiles/v1/argon2id-wrap";
@@ -61,6 +61,13 @@ impl WorkFactor {
         } else {
             Err(KeyError::RefusedWork { memory_kib, passes, lanes })
         }
+    }
+
+    /// The work factor that a stanza's arguments ask for; `None` where they aren't ours or outside of the limits.
+    pub(super) fn from_arguments(arguments: &[&str]) -> Option<Self> {
+        let [_salt, memory_kib, passes, lanes] = arguments else { return None };
+        let number = |text: &str| number(text).ok();
+        Self::new(number(memory_kib)?, number(passes)?, number(lanes)?).ok()
     }
 
     /// The memory in KiB.

@@ -8,15 +8,18 @@ use std::path::Path;
 
 use age::x25519;
 
-use super::argon2id::{PassphraseIdentity, PassphraseRecipient, WorkFactor};
+use super::argon2id::{self, PassphraseIdentity, PassphraseRecipient, WorkFactor};
+use super::condition::{KeyFileReport, SlotFlaw, SlotReport, SlotState};
 use super::error::KeyError;
 use super::passphrase::Passphrase;
 use super::payload::{self, Payload, PayloadError};
 use super::recovery::RecoveryWords;
 use super::slot::{self, Closed, Flaw, SLOT_BYTES, SLOT_BYTES_MAX, SlotHeader};
-use super::{Identity, KeyStore, SlotFlaw, SlotState, Unlocked};
+use super::{Identity, KeyStore, Unlocked};
 use crate::disk::DiskError;
 use crate::disk::two_slot::{Slot, TwoSlot};
+
+mod scrypt;
 
 /// The key file of a bundle, in its data folder.
 #[derive(Clone, Debug)]
@@ -63,6 +66,33 @@ impl KeyFile {
         Ok([a.state, b.state])
     }
 
+    /// What both slots say about themselves, each compared with the newest whole one; opens nothing.
+    ///
+    /// A flipped bit in a slot's MAC is found only by opening it; [`KeyStore::open`] tells of it.
+    ///
+    /// # Errors
+    /// What reading can meet.
+    pub fn report(&self) -> Result<KeyFileReport, KeyError> {
+        let read = self.read()?;
+        let generation = |read: &&Read| read.state.ok().map(|header| header.generation);
+        // Of two of one generation, `a` is the first, as in opening.
+        let newest = read.iter().rev().filter(|read| read.state.is_ok()).max_by_key(generation);
+        let slots = [&read[0], &read[1]].map(|slot| {
+            let state = match newest {
+                Some(newest) if newest.slot != slot.slot => Self::flaw(newest, slot).map(|flaw| flaw.state),
+                _ => slot.state.err(),
+            };
+            SlotReport { path: self.path(slot.slot).into(), header: slot.state.ok(), state }
+        });
+        Ok(KeyFileReport {
+            slots,
+            work: newest
+                .and_then(|read| slot::stanza(&read.bytes, argon2id::TAG))
+                .and_then(|arguments| WorkFactor::from_arguments(&arguments)),
+            has_recovery: newest.map(|read| slot::has_recovery(&read.bytes)),
+        })
+    }
+
     /// Sets a new passphrase. The keys and the recovery words stay as they are.
     ///
     /// # Errors
@@ -72,7 +102,7 @@ impl KeyFile {
     /// # Security
     /// Copies of the drive that were made before still open with the old passphrase.
     pub fn change_passphrase(&self, current: &Passphrase, new: &Passphrase) -> Result<(), KeyError> {
-        self.rewrap(&Opener::Passphrase(current), new, |recovery| recovery)
+        self.rewrap(&Opener::Passphrase(current), new, |_| Ok(())).map(drop)
     }
 
     /// Sets a new passphrase with the recovery words, where the old one is lost.
@@ -83,7 +113,7 @@ impl KeyFile {
     /// # Security
     /// As [`KeyFile::change_passphrase`].
     pub fn restore(&self, words: &RecoveryWords, new: &Passphrase) -> Result<(), KeyError> {
-        self.rewrap(&Opener::Words(words), new, |recovery| recovery)
+        self.rewrap(&Opener::Words(words), new, |_| Ok(())).map(drop)
     }
 
     /// Makes other recovery words the valid ones, or none.
@@ -95,25 +125,63 @@ impl KeyFile {
     /// Copies of the drive that were made before still open with the old words.
     pub fn change_recovery(&self, passphrase: &Passphrase, words: Option<&RecoveryWords>) -> Result<(), KeyError> {
         let recovery = words.map(|words| words.to_age_identity().to_public());
-        self.rewrap(&Opener::Passphrase(passphrase), passphrase, |_| recovery)
+        let change = |payload: &mut Payload| {
+            payload.recovery = recovery;
+            Ok(())
+        };
+        self.rewrap(&Opener::Passphrase(passphrase), passphrase, change).map(drop)
     }
 
+    /// Draws a new database key, keeps the one in force among the previous ones, and gives the keys as they are now kept.
+    ///
+    /// When this returns, both slots hold the new key and the old one, so the database may be encrypted anew: whichever
+    /// slot is lost, and wherever that is cut, the other one opens the database.
+    ///
+    /// # Errors
+    /// As [`KeyFile::change_passphrase`].
+    pub fn rotate_database_key(&self, passphrase: &Passphrase) -> Result<Identity, KeyError> {
+        let changed =
+            self.rewrap(&Opener::Passphrase(passphrase), passphrase, |payload| payload.identity.draw_database_key())?;
+        Ok(changed.identity)
+    }
+
+    /// The bytes of the newest slot that `passphrase` opens: a whole age file.
+    ///
+    /// # Errors
+    /// As [`KeyStore::open`].
+    pub fn sealed(&self, passphrase: &Passphrase) -> Result<Vec<u8>, KeyError> {
+        let read = self.read()?;
+        let (opened, _) = self.open_newest(&read, &Opener::Passphrase(passphrase))?;
+        Ok(opened.bytes.clone())
+    }
+
+    /// Whether these words open the key file.
+    ///
+    /// # Errors
+    /// [`KeyError::WrongWords`], [`KeyError::NoRecovery`], and as [`KeyStore::open`].
+    pub fn check_words(&self, words: &RecoveryWords) -> Result<(), KeyError> {
+        self.open_newest(&self.read()?, &Opener::Words(words)).map(drop)
+    }
+
+    /// Opens the key file, changes what is inside, and seals it anew into both slots.
     fn rewrap(
         &self,
         opener: &Opener<'_>,
         new: &Passphrase,
-        recovery: impl FnOnce(Option<x25519::Recipient>) -> Option<x25519::Recipient>,
-    ) -> Result<(), KeyError> {
+        change: impl FnOnce(&mut Payload) -> Result<(), KeyError>,
+    ) -> Result<Payload, KeyError> {
         let read = self.read()?;
-        let (opened, payload) = self.open_newest(&read, opener)?;
+        let (opened, mut payload) = self.open_newest(&read, opener)?;
         let newer = read.iter().find(|read| matches!(read.state, Err(SlotState::Newer(_))));
         if let Some(newer) = newer.and_then(|read| self.why_not(read)) {
             return Err(newer);
         }
         let newest = read.iter().filter_map(|read| read.state.ok()).map(|header| header.generation).max();
         let generation = newest.unwrap_or(0).checked_add(1).ok_or(KeyError::TooLarge)?;
-        let sealed = self.seal(&payload.identity, recovery(payload.recovery).as_ref(), generation, new)?;
-        Ok(self.slots.replace(opened.slot, &sealed, |slot, kept| self.check(slot, kept, new))?)
+        change(&mut payload)?;
+        let sealed = self.seal(&payload.identity, payload.recovery.as_ref(), generation, new)?;
+        self.slots.replace(opened.slot, &sealed, |slot, kept| self.check(slot, kept, new))?;
+        Ok(payload)
     }
 
     fn seal(
@@ -282,7 +350,7 @@ impl KeyStore for KeyFile {
         let (opened, _) = self.open_newest(&read, &Opener::Passphrase(passphrase))?;
         let other = read.iter().find(|read| read.slot != opened.slot);
         match other.and_then(|other| Self::flaw(opened, other)) {
-            Some(SlotFlaw { slot, state: SlotState::Missing | SlotState::Damaged(_) | SlotState::Behind }) => {
+            Some(SlotFlaw { slot, state }) if state.can_be_mended() => {
                 self.slots.write(slot, &opened.bytes, |slot, kept| self.check(slot, kept, passphrase))?;
                 Ok(true)
             }

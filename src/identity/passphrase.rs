@@ -8,6 +8,7 @@ use unicode_normalization::UnicodeNormalization as _;
 use zeroize::{Zeroize as _, Zeroizing};
 
 use super::error::KeyError;
+use super::secret::keep_in_memory;
 
 /// The longest passphrase in bytes, before and after normalisation.
 pub const PASSPHRASE_BYTES_MAX: usize = 1024;
@@ -56,7 +57,9 @@ impl Passphrase {
         if normalised.len() > PASSPHRASE_BYTES_MAX {
             return Err(KeyError::LongPassphrase);
         }
-        Ok(Self(SecretString::from(normalised.as_str())))
+        let kept = SecretString::from(normalised.as_str());
+        keep_in_memory(kept.expose_secret().as_bytes());
+        Ok(Self(kept))
     }
 
     /// The normalised text.

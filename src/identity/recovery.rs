@@ -75,16 +75,13 @@ impl RecoveryWords {
     /// # Errors
     /// [`WordsError`], by what to correct.
     pub fn parse(text: &str) -> Result<Self, WordsError> {
-        let typed = || text.split_whitespace().filter(|word| !is_number(word));
-        let count = typed().count();
+        let count = Self::split(text).count();
         if count != RECOVERY_WORDS || text.len() > RECOVERY_TEXT_BYTES_MAX {
             return Err(WordsError::Count { count });
         }
         let mut words = [""; RECOVERY_WORDS];
-        for (index, (word, typed)) in words.iter_mut().zip(typed()).enumerate() {
-            let lower = Zeroizing::new(typed.to_lowercase());
-            let position = index + 1;
-            *word = known_word(&lower).ok_or_else(|| WordsError::Unknown { position, near: near_words(&lower) })?;
+        for (index, (word, typed)) in words.iter_mut().zip(Self::split(text)).enumerate() {
+            *word = Self::known_word(index + 1, typed)?;
         }
         let phrase = Zeroizing::new(words.join(" "));
         let mut mnemonic =
@@ -94,6 +91,20 @@ impl RecoveryWords {
         let boxed = SecretBox::init_with_mut(|bytes: &mut [u8; 32]| bytes.copy_from_slice(&entropy[..32]));
         entropy.zeroize();
         Ok(Self(boxed))
+    }
+
+    /// The recovery word that was typed at `position`, counted from one: any case, its first four letters or more.
+    ///
+    /// # Errors
+    /// [`WordsError::Unknown`] with the words that are like it.
+    pub fn known_word(position: usize, typed: &str) -> Result<&'static str, WordsError> {
+        let lower = Zeroizing::new(typed.to_lowercase());
+        known_word(&lower).ok_or_else(|| WordsError::Unknown { position, near: near_words(&lower) })
+    }
+
+    /// Splits typed text into what should be words: white space and the numbers of a list don't count.
+    pub fn split(text: &str) -> impl Iterator<Item = &str> {
+        text.split_whitespace().filter(|word| !is_number(word))
     }
 
     /// Whether `typed` is the word at `position`, counted from one: what is asked back after showing them.

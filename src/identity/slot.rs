@@ -237,8 +237,15 @@ pub(super) fn open(bytes: &[u8], identity: &dyn age::Identity) -> Result<Zeroizi
 
 /// Whether a whole slot has a stanza for recovery words.
 pub(super) fn has_recovery(bytes: &[u8]) -> bool {
-    const STANZA: &[u8] = b"\n-> X25519 ";
-    Fields::find(bytes).is_some_and(|fields| bytes[..fields.mac.start].windows(STANZA.len()).any(|w| w == STANZA))
+    stanza(bytes, "X25519").is_some()
+}
+
+/// The arguments of the first stanza with this tag in a whole slot.
+pub(super) fn stanza<'a>(bytes: &'a [u8], tag: &str) -> Option<Vec<&'a str>> {
+    let fields = Fields::find(bytes)?;
+    let header = bytes[..fields.mac.start].split(|byte| *byte == b'\n');
+    let mut stanzas = header.filter_map(|line| str::from_utf8(line.strip_prefix(b"-> ")?).ok());
+    stanzas.find_map(|line| line.strip_prefix(tag)?.strip_prefix(' ')).map(|arguments| arguments.split(' ').collect())
 }
 
 /// Gives a changed slot the digest that fits it, as a forger would.

@@ -42,6 +42,10 @@ pub struct Opening {
     pub unfinished_ignored: bool,
     /// The schema the file had, where it was older.
     pub migrated_from: Option<i64>,
+    /// The database was under a previous key, because encrypting it anew was cut, and this was finished now.
+    pub rekeyed: bool,
+    /// The database is under a previous key, because it can't be written or there is no room to encrypt it anew.
+    pub previous_key: bool,
 }
 
 /// Opens the database at `path`; see [`super::Store::open`].
@@ -162,7 +166,7 @@ pub(super) fn configure(connection: &Connection, access: Access) -> rusqlite::Re
 }
 
 /// The key in SQLCipher's form for raw keys: `x'…'` with 64 hexadecimal digits. It is never part of an SQL text.
-fn raw_key(key: &SecretBox<[u8; 32]>) -> Zeroizing<Vec<u8>> {
+pub(super) fn raw_key(key: &SecretBox<[u8; 32]>) -> Zeroizing<Vec<u8>> {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut text = Zeroizing::new(Vec::with_capacity(67));
     text.extend_from_slice(b"x'");
@@ -192,7 +196,7 @@ pub(super) fn checkpoint(connection: &Connection) -> Result<(), Trouble> {
 }
 
 /// Checks every page's authentication code and the structure of all tables and indexes.
-fn check_pages(connection: &Connection, path: &Path) -> Result<(), StoreError> {
+pub(super) fn check_pages(connection: &Connection, path: &Path) -> Result<(), StoreError> {
     let (count, mut findings) = integrity_findings(connection, "PRAGMA cipher_integrity_check", path)?;
     if count == 0 {
         let limit = format!("PRAGMA quick_check({FINDINGS_MAX})");

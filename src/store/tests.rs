@@ -12,6 +12,7 @@ use crate::transcript::{FinishReason, MESSAGE_BYTES_MAX, StoredMessage, TITLE_BY
 
 mod hostile;
 mod opening;
+mod rekey;
 
 const NOW: Timestamp = Timestamp::from_ms(1_795_688_340_123);
 

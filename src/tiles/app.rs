@@ -1,7 +1,9 @@
 //! Builds each thing once, top to bottom, and hands it down. Only this file reads the environment.
 
+use std::ffi::OsString;
 use std::io::IsTerminal as _;
 use std::os::fd::AsFd as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -13,6 +15,7 @@ use tilekit::bundle::{Bundle, BundleLock, Found, Holder, Trust, Verified};
 use tilekit::disk::{self, DiskError};
 use tilekit::host::{Host, SystemClock};
 use tilekit::manifest::signature::SealPublicKey;
+use tilekit::message::SessionId;
 use tilekit::time::Clock;
 
 use crate::args::{Arguments, ColorChoice, Global};
@@ -73,6 +76,25 @@ fn harden() {
     let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
     #[cfg(target_os = "linux")]
     let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
+}
+
+/// What was typed after `tiles`, without what would unlock it again or name another session.
+fn locked_arguments(typed: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    const FLAGS: [&str; 3] = ["--passphrase-file", "--passphrase-fd", "--session"];
+    let mut kept = Vec::new();
+    let mut is_value = false;
+    for argument in typed {
+        let text = argument.to_string_lossy();
+        if std::mem::take(&mut is_value) {
+            continue;
+        }
+        is_value = FLAGS.contains(&&*text);
+        let has_value = |flag: &str| text.strip_prefix(flag).is_some_and(|rest| rest.starts_with('='));
+        if !is_value && !FLAGS.iter().any(|flag| has_value(flag)) {
+            kept.push(argument);
+        }
+    }
+    kept
 }
 
 impl App {
@@ -174,9 +196,30 @@ impl App {
     }
 
     /// Takes the bundle for this process; another that has it is named at once.
-    pub(crate) fn lock(&self, bundle: &Bundle<Verified>) -> Result<BundleLock, Failure> {
+    pub(crate) fn lock<State>(&self, bundle: &Bundle<State>) -> Result<BundleLock, Failure> {
         let host = Host::probe()?;
         Ok(bundle.lock(Holder::new(self.clock.now(), &host, std::process::id()))?)
+    }
+
+    /// Locks for good: puts a new program in this one's place, which asks for the passphrase and goes on with `session`.
+    /// The system takes all memory of the old one: keys, and what SQLCipher, OpenSSL, the line editor and the engine hold
+    /// of the conversation, which nobody could find and overwrite piece by piece.
+    ///
+    /// The store is closed already; `closed` says how that went. Returns only where nothing could be started.
+    pub(crate) fn start_again(&self, session: Option<SessionId>, closed: Result<(), Failure>) -> Failure {
+        if let Err(failure) = closed {
+            self.terminal.error(&*failure.error, failure.hint.as_deref());
+        }
+        let mut arguments = locked_arguments(std::env::args_os().skip(1));
+        arguments.extend(session.map(|session| OsString::from(format!("--session={session}"))));
+        self.terminal.say(match session {
+            Some(_) => "Locked: the keys and all that was said are out of memory. The conversation goes on with the passphrase.",
+            None => "Locked: the keys and all that was said are out of memory.",
+        });
+        self.terminal.restore();
+        let error = std::process::Command::new(&self.environment.executable).args(arguments).exec();
+        let why = format!("the drive is locked, and Tiles can't be started again from it: {error}");
+        Failure::new(Code::Failure, why, "plug the drive in and start Tiles again")
     }
 
     /// Reads standard input to its end. The open descriptor is read, not `/dev/stdin`: opening that asks again for the
@@ -203,5 +246,24 @@ impl App {
             return Ok(());
         }
         Err(Failure::new(Code::Failure, "nothing was changed", ""))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_starts_again_is_locked() {
+        let check = |typed: &[&str], expected: &[&str]| {
+            let kept = locked_arguments(typed.iter().map(Into::into));
+            assert_eq!(kept, expected.iter().map(OsString::from).collect::<Vec<_>>(), "{typed:?}");
+        };
+        check(&[], &[]);
+        check(&["--passphrase-file", "x"], &[]);
+        check(&["run", "m", "--passphrase-file=x", "--seed", "1"], &["run", "m", "--seed", "1"]);
+        check(&["--passphrase-fd", "3", "--session", "ab", "run"], &["run"]);
+        check(&["--session=ab", "--passphrase-file", "--session", "--stats"], &["--stats"]);
+        check(&["--system", "Be brief.", "--bundle", "/x"], &["--system", "Be brief.", "--bundle", "/x"]);
     }
 }

@@ -4,6 +4,12 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+mod bundle;
+pub(crate) mod key;
+
+pub(crate) use bundle::{BundleCommand, Landing};
+use key::KeyCommand;
+
 /// A private AI assistant that lives on a flash drive.
 ///
 /// Without a command: asks for the passphrase and opens a conversation. The first time, it sets the drive up.
@@ -85,6 +91,12 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: Option<AccountCommand>,
     },
+    /// Show and change the keys of this drive: passphrase, recovery words, database key
+    #[command(before_help = "Examples:\n  tiles key status\n  tiles key passphrase\n  tiles key restore")]
+    Key {
+        #[command(subcommand)]
+        command: KeyCommand,
+    },
     /// List, show, add and remove models
     #[command(before_help = "Examples:\n  tiles model list\n  tiles model import ~/Downloads/model.gguf --name mine")]
     Model {
@@ -103,8 +115,11 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: SessionCommand,
     },
-    /// Show and verify the bundle
-    #[command(before_help = "Examples:\n  tiles bundle info\n  tiles bundle verify --full")]
+    /// Show, verify and repair the bundle; make another one, copy it, and move it as one file
+    #[command(
+        before_help = "Examples:\n  tiles bundle verify --full\n  tiles bundle repair --from /media/other/Tiles\n  \
+                             tiles bundle copy /media/new/Tiles\n  tiles bundle export Tiles.tar.zst"
+    )]
     Bundle {
         #[command(subcommand)]
         command: BundleCommand,
@@ -374,35 +389,6 @@ pub(crate) enum ExportFormat {
     Md,
     /// JSON, which `import` reads
     Json,
-}
-
-/// What to do with the bundle.
-#[derive(Debug, Subcommand)]
-pub(crate) enum BundleCommand {
-    /// Show where the bundle is, what it holds and who sealed it
-    Info,
-    /// Verify signature, sizes and small files; with --full every byte
-    Verify {
-        /// Read the weights too
-        #[arg(long)]
-        full: bool,
-    },
-    /// Build and seal a bundle out of a source tree (for developers)
-    Build {
-        /// The recipe: the MANIFEST.toml of a source tree
-        recipe: PathBuf,
-        /// The folder to make, or a bundle to renew
-        dest: PathBuf,
-        /// The program for this host; or for another, with what it loads beside it
-        #[arg(long, value_name = "[HOST=]FILE", required = true)]
-        program: Vec<String>,
-        /// A model to put in: what to call it and what `tiles model import` would take
-        #[arg(long, value_name = "NAME=PATH")]
-        model: Vec<String>,
-        /// The key that seals it; made where it is missing
-        #[arg(long, value_name = "FILE")]
-        seal_key: PathBuf,
-    },
 }
 
 /// What to do with settings.

@@ -12,6 +12,7 @@ pub(crate) mod account;
 mod bundle;
 mod config;
 mod doctor;
+mod key;
 mod model;
 mod modelfile;
 mod privacy;
@@ -31,6 +32,7 @@ pub(crate) fn dispatch(app: &App, command: Option<Command>, arguments: RunArgume
         }
         Some(Command::Run { model, arguments }) => run::run(app, &RunArguments { model, ..arguments }),
         Some(Command::Account { command }) => account::run(app, command),
+        Some(Command::Key { command }) => key::run(app, command),
         Some(Command::Model { command }) => model::run(app, command),
         Some(Command::Modelfile { command }) => modelfile::run(app, command),
         Some(Command::Session { command }) => session::run(app, command),

@@ -65,6 +65,9 @@ impl<E: Hint + Send + Sync + 'static> From<E> for Failure {
 /// The exit code of an error, by its kind; wrappers are looked through.
 fn code_of(error: &(dyn Error + 'static)) -> Code {
     use tilekit::bundle::BundleError;
+    use tilekit::bundle::moving::MoveError;
+    use tilekit::bundle::remembered::SealChanged;
+    use tilekit::bundle::repair::RepairError;
     use tilekit::chat::ChatError;
     use tilekit::engine::EngineError;
     use tilekit::engine::checkpoint::CheckpointError;
@@ -116,7 +119,9 @@ fn code_of(error: &(dyn Error + 'static)) -> Code {
             | KeyError::WrongWords
             | KeyError::NoRecovery
             | KeyError::Missing { .. }
+            | KeyError::Words(_)
             | KeyError::EmptyPassphrase
+            | KeyError::LongPassphrase
             | KeyError::PassphraseNotText => Code::Locked,
             KeyError::Damaged { .. } | KeyError::RefusedWork { .. } => Code::Integrity,
             _ => Code::Failure,
@@ -132,6 +137,30 @@ fn code_of(error: &(dyn Error + 'static)) -> Code {
             BundleError::Integrity(error) => code_of(error),
             _ => Code::Failure,
         };
+    }
+    if let Some(error) = error.downcast_ref::<MoveError>() {
+        return match error {
+            MoveError::Archive { .. }
+            | MoveError::NotKept { .. }
+            | MoveError::OtherSeal { .. }
+            | MoveError::Older { .. } => Code::Integrity,
+            MoveError::Bundle(error) => code_of(error),
+            MoveError::Integrity(error) => code_of(error),
+            MoveError::Data(error) => code_of(&**error),
+            _ => Code::Failure,
+        };
+    }
+    if let Some(error) = error.downcast_ref::<RepairError>() {
+        return match error {
+            RepairError::NoDonor { .. } | RepairError::Itself => Code::Usage,
+            RepairError::ListLost { .. } => Code::Integrity,
+            RepairError::Archive(error) => code_of(error),
+            RepairError::Bundle(error) => code_of(error),
+            _ => Code::Failure,
+        };
+    }
+    if error.is::<SealChanged>() {
+        return Code::Integrity;
     }
     if let Some(error) = error.downcast_ref::<LibraryError>() {
         return match error {

@@ -8,7 +8,9 @@ mod commands;
 mod conversation;
 mod kept_state;
 mod failure;
+mod onboarding;
 mod repl;
+mod seal_memory;
 mod terminal;
 mod unlock;
 

@@ -7,6 +7,7 @@ use tilekit::chat::{ChatError, ChatSession, is_interrupted};
 use tilekit::disk::{self, DiskError};
 use tilekit::engine::worker::Worker;
 use tilekit::engine::{Completion, EngineError};
+use tilekit::message::SessionId;
 use tilekit::sampling::PARAMETERS;
 use tilekit::store::{Access, Store, StoreError};
 use tilekit::transcript;
@@ -64,6 +65,15 @@ struct Repl<'a> {
 enum Flow {
     Go,
     Leave,
+    Lock,
+}
+
+/// How a conversation ended.
+pub(crate) enum Ended {
+    /// The person left.
+    Left,
+    /// The person locked the bundle; it goes on with this session, where there is one on the drive.
+    Locked(Option<SessionId>),
 }
 
 /// Talks until the person leaves.
@@ -75,7 +85,7 @@ pub(crate) fn talk(
     chat: ChatSession,
     open: Option<&Open>,
     arguments: &RunArguments,
-) -> Result<(), Failure> {
+) -> Result<Ended, Failure> {
     let history = open.map_or(Ok(Vec::new()), |open| open.store.history(HISTORY_LINES))?;
     let scratch = bundle.data().join("scratch.md");
     let editor = app.environment.editor.clone().map(|command| ExternalEditor { command, scratch });
@@ -138,17 +148,17 @@ impl Repl<'_> {
         self.app.terminal.say(&paint(self.app.terminal.styles(Stream::Err).dim, line));
     }
 
-    fn serve(&mut self, reader: &mut dyn LineReader) -> Result<(), Failure> {
+    fn serve(&mut self, reader: &mut dyn LineReader) -> Result<Ended, Failure> {
         // What is typed while a reply runs waits for the next prompt. A dumb terminal edits its lines itself, all the time.
         let terminal = &self.app.terminal;
         let _held = (!terminal.is_dumb()).then(|| terminal.hold_typing());
         let mut interrupted_at: Option<std::time::Instant> = None;
         loop {
             let line = match reader.read_line(PROMPT)? {
-                Line::Eof => return Ok(()),
+                Line::Eof => return Ok(Ended::Left),
                 Line::Interrupted => {
                     if interrupted_at.is_some_and(|at| at.elapsed() < TWICE) {
-                        return Ok(());
+                        return Ok(Ended::Left);
                     }
                     interrupted_at = Some(std::time::Instant::now());
                     self.say_dim("Ctrl-C again or /bye leaves.");
@@ -180,7 +190,8 @@ impl Repl<'_> {
             };
             match result {
                 Ok(Flow::Go) => {}
-                Ok(Flow::Leave) => return Ok(()),
+                Ok(Flow::Leave) => return Ok(Ended::Left),
+                Ok(Flow::Lock) => return Ok(Ended::Locked(self.session_on_drive())),
                 Err(failure) if is_final(&failure) => return Err(failure),
                 Err(failure) => self.app.terminal.error(&*failure.error, failure.hint.as_deref()),
             }
@@ -190,6 +201,12 @@ impl Repl<'_> {
     /// The store, unless nothing is to be kept, or can be.
     fn store(&self) -> Option<&Store> {
         self.open.filter(|_| !self.is_private).map(|open| &open.store).filter(|s| s.access() == Access::ReadWrite)
+    }
+
+    /// This session, where it can be resumed.
+    fn session_on_drive(&self) -> Option<SessionId> {
+        let (store, session) = (self.store()?, self.chat.session()?);
+        store.summary(session).ok().map(|summary| summary.id)
     }
 
     /// Keeps what the engine holds of this session.
@@ -245,6 +262,10 @@ impl Repl<'_> {
         let terminal = &self.app.terminal;
         match command {
             Slash::Bye => return Ok(Flow::Leave),
+            Slash::Lock => {
+                self.need_store()?;
+                return Ok(Flow::Lock);
+            }
             Slash::Help => terminal.out(&slash::help(terminal.styles(Stream::Out), terminal.width(Stream::Out)))?,
             Slash::New => self.new_session(),
             Slash::Clear => {

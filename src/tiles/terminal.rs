@@ -93,6 +93,14 @@ pub(crate) enum Stream {
     Err,
 }
 
+/// How long an answer is to be seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shown {
+    Never,
+    WhileTyped,
+    Always,
+}
+
 /// The person's terminal, or what stands in its place in a script. It can be shared with the thread that watches signals.
 pub(crate) struct Terminal {
     settings: TerminalSettings,
@@ -124,7 +132,16 @@ impl Terminal {
     /// # Errors
     /// `Closed` if the reader went away, `Write` if the output takes nothing more.
     pub(crate) fn out(&self, text: &str) -> Result<(), TerminalError> {
-        write_to(&self.out, text).map_err(|error| match error.kind() {
+        self.out_bytes(text.as_bytes())
+    }
+
+    /// Prints bytes on stdout as they are.
+    ///
+    /// # Errors
+    /// As `out`.
+    pub(crate) fn out_bytes(&self, bytes: &[u8]) -> Result<(), TerminalError> {
+        let mut stream = self.out.lock().unwrap_or_else(PoisonError::into_inner);
+        stream.write_all(bytes).and_then(|()| stream.flush()).map_err(|error| match error.kind() {
             io::ErrorKind::BrokenPipe => TerminalError::Closed,
             _ => TerminalError::Write(error),
         })
@@ -206,7 +223,19 @@ impl Terminal {
     /// # Security
     /// The answer is wiped from memory when it is dropped, and so is each byte on its way here.
     pub(crate) fn ask_hidden(&self, prompt: &str, flag: &'static str) -> Result<Zeroizing<String>, TerminalError> {
-        self.ask(prompt, flag, false)
+        self.ask(prompt, flag, Shown::Never)
+    }
+
+    /// Asks for a line that is shown while it is typed, and taken off the screen when it is complete: for what can't be
+    /// typed unseen and mustn't stay there. A dumb terminal keeps it.
+    ///
+    /// # Errors
+    /// As `ask_hidden`.
+    ///
+    /// # Security
+    /// As `ask_hidden`; but who looks over the shoulder sees it, and so does what records the screen.
+    pub(crate) fn ask_fleeting(&self, prompt: &str, flag: &'static str) -> Result<Zeroizing<String>, TerminalError> {
+        self.ask(prompt, flag, Shown::WhileTyped)
     }
 
     /// Asks for a line. `flag` is what answers the question in a script.
@@ -214,7 +243,7 @@ impl Terminal {
     /// # Errors
     /// As `ask_hidden`.
     pub(crate) fn ask_line(&self, prompt: &str, flag: &'static str) -> Result<String, TerminalError> {
-        self.ask(prompt, flag, true).map(|answer| answer.to_string())
+        self.ask(prompt, flag, Shown::Always).map(|answer| answer.to_string())
     }
 
     /// Asks for yes or no; anything but `y` or `yes` is no. `flag` is what says yes in a script.
@@ -226,7 +255,7 @@ impl Terminal {
         Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
     }
 
-    fn ask(&self, prompt: &str, flag: &'static str, shown: bool) -> Result<Zeroizing<String>, TerminalError> {
+    fn ask(&self, prompt: &str, flag: &'static str, shown: Shown) -> Result<Zeroizing<String>, TerminalError> {
         if !self.is_interactive() {
             let prompt = neutralise_line(prompt).trim_end_matches([' ', ':']).to_owned();
             return Err(TerminalError::NotInteractive { prompt, flag });
@@ -235,9 +264,22 @@ impl Terminal {
         let _raw = self.modes.raw(false);
         write_to(&self.err, &neutralise(prompt)).map_err(TerminalError::Write)?;
         let mut screen = io::stderr();
-        let answer = ask::read_answer(io::stdin(), if shown { Some(&mut screen) } else { None });
-        let _ = write_to(&self.err, "\n");
+        let answer = ask::read_answer(io::stdin(), if shown == Shown::Never { None } else { Some(&mut screen) });
+        let end = match (&answer, shown) {
+            (Ok(answer), Shown::WhileTyped) if !self.is_dumb() => self.wiped(prompt, answer),
+            _ => "\n".to_owned(),
+        };
+        let _ = write_to(&self.err, &end);
         answer
+    }
+
+    /// What takes prompt and answer off the screen, however many rows they fill, and leaves the prompt.
+    fn wiped(&self, prompt: &str, answer: &str) -> String {
+        use unicode_width::UnicodeWidthStr as _;
+        let columns = self.width(Stream::Err).unwrap_or(WIDTH_DEFAULT);
+        let rows = (prompt.width() + answer.width()).saturating_sub(1) / columns.max(1);
+        let up = if rows > 0 { format!("\x1b[{rows}A") } else { String::new() };
+        format!("\r{up}\x1b[J{}\n", neutralise(prompt.trim_end()))
     }
 
     /// Keeps what is typed from appearing in the middle of a reply, and saves it for the prompt. Ctrl-C still interrupts.

@@ -1,21 +1,18 @@
-//! From the passphrase to the open store, and the first run that makes them.
+//! From the passphrase to the open store.
 
 use std::path::Path;
 
-use serde_json::json;
 use tilekit::bundle::{Bundle, LastExit, Verified};
 use tilekit::disk;
-use tilekit::identity::{
-    Identity, KeyError, KeyFile, KeyStore as _, Passphrase, RecoveryWords, strength, suggest_passphrase,
-};
+use tilekit::disk::two_slot::Slot;
+use tilekit::identity::{Identity, KeyError, KeyFile, KeyStore as _, Passphrase, SlotFlaw, SlotState, Unlocked};
 use tilekit::library::Library;
 use tilekit::store::{Access, Store};
 
 use crate::app::App;
 use crate::args::OnboardingArguments;
-use crate::commands::account::check_nickname;
 use crate::failure::{Code, Failure};
-use crate::terminal::escape::neutralise_line;
+use crate::seal_memory::check_seal;
 
 /// The longest passphrase file that is read.
 const PASSPHRASE_BYTES_MAX: u64 = 4_096;
@@ -49,13 +46,26 @@ impl Open {
 }
 
 impl App {
-    /// Unlocks the bundle: asks for the passphrase, or does the first run.
+    /// Unlocks the bundle: asks for the passphrase, or does the first run. Refuses another seal than it had before.
     pub(crate) fn unlock(&self, bundle: &Bundle<Verified>, first: &OnboardingArguments) -> Result<Open, Failure> {
+        let open = self.unlock_any_seal(bundle, first)?;
+        match check_seal(bundle, &open.store) {
+            Ok(()) => Ok(open),
+            Err(changed) => open.close().and(Err(changed)),
+        }
+    }
+
+    /// Unlocks the bundle whoever sealed it.
+    pub(crate) fn unlock_any_seal(
+        &self,
+        bundle: &Bundle<Verified>,
+        first: &OnboardingArguments,
+    ) -> Result<Open, Failure> {
         let lock = self.lock(bundle)?;
         let key_file = KeyFile::new(&bundle.key_folder());
         let mut nickname = first.nickname.clone();
         let identity = if key_file.exists()? {
-            self.open_key_file(&key_file)?
+            self.open_key_file(&key_file)?.1.identity
         } else if bundle.is_read_only() {
             let hint = "write once to the drive: run `tiles account create` where it isn't write-protected";
             return Err(Failure::new(Code::Locked, "this drive has no identity yet, and is write-protected", hint));
@@ -63,7 +73,7 @@ impl App {
             self.onboard(bundle, &key_file, first, &mut nickname)?
         };
         let access = if lock.is_held() { Access::ReadWrite } else { Access::ReadOnly };
-        let store = Store::open(&bundle.database(), identity.database_key(), access)?;
+        let store = self.open_store(bundle, &identity, access)?;
         if access == Access::ReadOnly {
             self.terminal.warn("the drive is write-protected: nothing of this conversation is saved");
         }
@@ -82,19 +92,42 @@ impl App {
         Ok(Open { identity, store, _lock: lock })
     }
 
-    fn open_key_file(&self, key_file: &KeyFile) -> Result<Identity, Failure> {
+    /// Opens the database, and says so where a change of its key had been cut.
+    pub(crate) fn open_store(
+        &self,
+        bundle: &Bundle<Verified>,
+        identity: &Identity,
+        access: Access,
+    ) -> Result<Store, Failure> {
+        let previous = identity.previous_database_keys();
+        let store = Store::open_rotated(&bundle.database(), identity.database_key(), previous, access)?;
+        if store.opening().rekeyed {
+            self.terminal.say("Encrypting the database with its new key had been cut; it is finished now.");
+        }
+        if store.opening().previous_key && access == Access::ReadWrite {
+            self.terminal.warn(
+                "the database is still encrypted with its previous key: there is no room on the drive for the new one",
+            );
+        }
+        Ok(store)
+    }
+
+    /// Opens the key file, with the passphrase that a flag gives or that is asked for, and tells what is wrong with it.
+    pub(crate) fn open_key_file(&self, key_file: &KeyFile) -> Result<(Passphrase, Unlocked), Failure> {
         let given = self.given_passphrase()?;
+        let is_given = given.is_some();
+        let mut next = given;
         for attempt in 1.. {
-            let passphrase = match &given {
+            let passphrase = match next.take() {
                 Some(passphrase) => passphrase,
                 None => {
                     let typed = self.terminal.ask_hidden("Passphrase: ", "--passphrase-file");
-                    &Passphrase::new(typed.map_err(|error| Failure::from(error).with_code(Code::Locked))?.to_string())?
+                    Passphrase::new(typed.map_err(|error| Failure::from(error).with_code(Code::Locked))?.to_string())?
                 }
             };
             let spinner = self.terminal.spinner("Unlocking");
             let began = std::time::Instant::now();
-            let opened = key_file.open(passphrase);
+            let opened = key_file.open(&passphrase);
             drop(spinner);
             if self.global.verbose {
                 self.terminal.say(&format!("key derived in {} ms", began.elapsed().as_millis()));
@@ -102,15 +135,11 @@ impl App {
             match opened {
                 Ok(unlocked) => {
                     if let Some(flaw) = unlocked.flaw {
-                        self.terminal
-                            .warn(&format!("one of the two copies of the key file is no longer good ({flaw:?})"));
-                        if key_file.mend(passphrase)? {
-                            self.terminal.say("It was written anew from the good copy.");
-                        }
+                        self.tell_flaw(key_file, flaw, &passphrase);
                     }
-                    return Ok(unlocked.identity);
+                    return Ok((passphrase, unlocked));
                 }
-                Err(KeyError::WrongPassphrase) if given.is_none() && attempt < TRIES_MAX => {
+                Err(KeyError::WrongPassphrase) if !is_given && attempt < TRIES_MAX => {
                     std::thread::sleep(WRONG_DELAY);
                     self.terminal.say("That isn't the passphrase of this drive. Try again, or press Ctrl-C.");
                 }
@@ -120,9 +149,34 @@ impl App {
         unreachable!("the last attempt returns")
     }
 
+    /// Says what is wrong with one of the two slots, and puts it right where nothing can be lost by that. The keys are
+    /// open, so a drive that doesn't take the repair (full, write-protected, worn out) is no reason to stop.
+    fn tell_flaw(&self, key_file: &KeyFile, flaw: SlotFlaw, passphrase: &Passphrase) {
+        let SlotFlaw { slot, state } = flaw;
+        let name = if slot == Slot::A { "key.a" } else { "key.b" };
+        self.terminal.warn(&format!("of the two copies of the key file, `{name}` {state}"));
+        match key_file.mend(passphrase) {
+            Ok(true) => self.terminal.say("It was written anew from the good copy; nothing is lost."),
+            Ok(false) => self.terminal.say(match state {
+                SlotState::Ahead => {
+                    "You used the passphrase before the change. Run `tiles key passphrase` to finish it, in both copies."
+                }
+                SlotState::Foreign => "It is left as it is. `tiles key passphrase` makes both copies alike, as this one is.",
+                SlotState::Newer(_) => "It is left as it is. Use that Tiles, or a later one.",
+                _ => "It is left as it is.",
+            }),
+            Err(error) => self.terminal.warn(&format!("it can't be written anew now: {error}")),
+        }
+    }
+
     /// The passphrase of `--passphrase-file` or `--passphrase-fd`.
-    fn given_passphrase(&self) -> Result<Option<Passphrase>, Failure> {
-        let content = match (&self.global.passphrase_file, self.global.passphrase_fd) {
+    pub(crate) fn given_passphrase(&self) -> Result<Option<Passphrase>, Failure> {
+        self.read_passphrase(self.global.passphrase_file.as_deref(), self.global.passphrase_fd)
+    }
+
+    /// The passphrase in a file or an open descriptor, where one of them is given.
+    pub(crate) fn read_passphrase(&self, file: Option<&Path>, fd: Option<u32>) -> Result<Option<Passphrase>, Failure> {
+        let content = match (file, fd) {
             (Some(path), _) if path.as_os_str() == "-" => self.read_input(PASSPHRASE_BYTES_MAX)?,
             (Some(path), _) => disk::read_stream(path, PASSPHRASE_BYTES_MAX)?,
             (None, Some(0)) => self.read_input(PASSPHRASE_BYTES_MAX)?,
@@ -130,133 +184,5 @@ impl App {
             (None, None) => return Ok(None),
         };
         Ok(Some(Passphrase::from_file_content(content)?))
-    }
-
-    /// The first run: nickname, passphrase, recovery words, identity.
-    fn onboard(
-        &self,
-        bundle: &Bundle<Verified>,
-        key_file: &KeyFile,
-        first: &OnboardingArguments,
-        nickname: &mut Option<String>,
-    ) -> Result<Identity, Failure> {
-        let terminal = &self.terminal;
-        let given = self.given_passphrase()?;
-        if !terminal.is_interactive() {
-            let missing = match (&given, first.no_recovery || first.recovery_file.is_some()) {
-                (None, _) => Some("--passphrase-file"),
-                (_, false) => Some("--no-recovery` or `--recovery-file"),
-                _ => None,
-            };
-            if let Some(flag) = missing {
-                let hint = format!("run `tiles account create` in a terminal, or add `{flag}`");
-                return Err(Failure::new(Code::Locked, "this drive has no identity yet", hint));
-            }
-        }
-        terminal.say(&format!("This drive has no identity yet. It will live in {}.", bundle.data().display()));
-        if terminal.is_interactive() {
-            terminal.say("Nothing is sent anywhere, and nothing is written outside that folder.\n");
-        }
-        match nickname {
-            Some(nickname) => check_nickname(nickname)?,
-            None if terminal.is_interactive() => *nickname = self.ask_nickname()?,
-            None => {}
-        }
-        let passphrase = match given {
-            Some(passphrase) => passphrase,
-            None => self.choose_passphrase()?,
-        };
-        let words = if first.no_recovery {
-            terminal.warn("no recovery words: who forgets the passphrase has lost everything on this drive");
-            None
-        } else {
-            Some(RecoveryWords::generate()?)
-        };
-        if let Some(words) = &words {
-            self.hand_over(words, first.recovery_file.as_deref())?;
-        }
-        let identity = Identity::generate(self.clock.now())?;
-        disk::create_folder(&bundle.data())?;
-        let spinner = self.terminal.spinner("Sealing the keys");
-        key_file.create(&identity, &passphrase, words.as_ref())?;
-        drop(spinner);
-        terminal.say(&format!("This drive is now {}.", identity.did()));
-        Ok(identity)
-    }
-
-    fn ask_nickname(&self) -> Result<Option<String>, Failure> {
-        loop {
-            let typed = self.terminal.ask_line("What shall I call you? (Return for no name) ", "--nickname")?;
-            match typed.trim() {
-                "" => return Ok(None),
-                nickname => match check_nickname(nickname) {
-                    Ok(()) => return Ok(Some(nickname.to_owned())),
-                    Err(failure) => self.terminal.say(&failure.error.to_string()),
-                },
-            }
-        }
-    }
-
-    fn choose_passphrase(&self) -> Result<Passphrase, Failure> {
-        let terminal = &self.terminal;
-        terminal.say("Choose a passphrase. It can't be recovered without the 24 words that come next.");
-        terminal.say(&format!("For example, four words drawn by lot: {}", suggest_passphrase()?.as_str()));
-        loop {
-            let typed = terminal.ask_hidden("New passphrase: ", "--passphrase-file")?;
-            let passphrase = match Passphrase::new(typed.to_string()) {
-                Ok(passphrase) => passphrase,
-                Err(error) => {
-                    terminal.say(&error.to_string());
-                    continue;
-                }
-            };
-            let strength = strength(&passphrase);
-            terminal.say(&format!(
-                "  strength {} of 4{}",
-                strength.score,
-                match &strength.advice {
-                    Some(advice) if strength.score < 3 => format!(": {advice}"),
-                    _ => String::new(),
-                }
-            ));
-            let again = terminal.ask_hidden("The same again: ", "--passphrase-file")?;
-            match Passphrase::new(again.to_string()) {
-                Ok(again) if again.matches(&passphrase) => return Ok(passphrase),
-                _ => terminal.say("These were not the same."),
-            }
-        }
-    }
-
-    /// Shows the recovery words and asks three back, or writes them where a flag says.
-    fn hand_over(&self, words: &RecoveryWords, file: Option<&Path>) -> Result<(), Failure> {
-        let listed = words.words();
-        match file {
-            Some(path) if path == Path::new("-") => {
-                return self.print(&json!({ "recovery_words": listed }), || listed.join(" "));
-            }
-            Some(path) => return Ok(disk::write_private(path, format!("{}\n", listed.join(" ")).as_bytes())?),
-            None => {}
-        }
-        let terminal = &self.terminal;
-        terminal.say("\nThese 24 words open this drive if the passphrase is forgotten.");
-        terminal.say("Write them on paper, in order: they are shown this once.\n");
-        for (row, four) in listed.chunks(4).enumerate() {
-            let cells = four.iter().enumerate().map(|(idx, word)| format!("{:>4}. {word:<10}", row * 4 + idx + 1));
-            terminal.say(&cells.collect::<String>());
-        }
-        terminal.say("");
-        for position in [3, 11, 20] {
-            loop {
-                let typed = terminal.ask_line(&format!("Word {position}: "), "--recovery-file")?;
-                if listed.get(position - 1).is_some_and(|word| *word == typed.trim().to_lowercase()) {
-                    break;
-                }
-                terminal.say(&format!(
-                    "`{}` isn't word {position}. Look at the list above.",
-                    neutralise_line(typed.trim())
-                ));
-            }
-        }
-        Ok(())
     }
 }

@@ -39,17 +39,6 @@ fn import_endless(bundle: &TestBundle) {
     bundle.ok(&["model", "import", &folder.display().to_string(), "--name", "endless"]);
 }
 
-/// The words as the screen lists them.
-fn words_on(screen: &str) -> Vec<String> {
-    let fields: Vec<&str> = screen.split_whitespace().collect();
-    (1..=24)
-        .filter_map(|number| {
-            let at = fields.iter().position(|field| *field == format!("{number}."))?;
-            fields.get(at + 1).map(|word| (*word).to_owned())
-        })
-        .collect()
-}
-
 #[test]
 fn the_first_run_makes_an_identity_and_a_conversation() {
     let bundle = TestBundle::fresh();
@@ -66,15 +55,7 @@ fn the_first_run_makes_an_identity_and_a_conversation() {
     screen.keys(&format!("{CHOSEN}\r"));
     screen.wait_until("question again", |screen| screen.text().ends_with("The same again:"));
     screen.keys(&format!("{CHOSEN}\r"));
-    screen.wait("Word 3: ");
-    let words = words_on(&screen.text());
-    assert_eq!(words.len(), 24, "{}", screen.text());
-    screen.keys("wrong\r");
-    screen.wait("`wrong` isn't word 3.");
-    for position in [3, 11, 20] {
-        screen.wait_until("question", |screen| screen.text().ends_with(&format!("Word {position}:")));
-        screen.keys(&format!("{}\r", words[position - 1]));
-    }
+    screen.answer_words();
     screen.wait("This drive is now did:key:z6Mk");
     screen.ready();
     check_holds(&screen.text(), &["Hello, Ada.", "Try: "]);

@@ -134,6 +134,42 @@ impl Screen {
         shown.split_once('\n').map_or("", |(_, shown)| shown).trim_end().to_owned()
     }
 
+    /// The recovery words that are listed.
+    fn words(&self) -> Vec<String> {
+        let text = self.text();
+        let fields: Vec<&str> = text.split_whitespace().collect();
+        let listed = (1..=24).filter_map(|number| {
+            let at = fields.iter().position(|field| *field == format!("{number}."))?;
+            fields.get(at + 1).map(|word| (*word).to_owned())
+        });
+        listed.collect()
+    }
+
+    /// Waits for the recovery words and types those that are asked back, the first one wrong at first.
+    #[track_caller]
+    pub(crate) fn answer_words(&mut self) -> Vec<String> {
+        let asked = |screen: &Self| -> Option<usize> {
+            let text = screen.text();
+            text.lines().last()?.strip_prefix("Word ")?.strip_suffix(':')?.parse().ok()
+        };
+        let mut last = 0;
+        for round in 0..3 {
+            self.wait_until("question", |screen| asked(screen).is_some_and(|position| position > last));
+            let words = self.words();
+            assert_eq!(words.len(), 24, "{}", self.text());
+            last = asked(self).expect("it was waited for");
+            if round == 0 {
+                self.keys("wrong\r");
+                let told = format!("`wrong` isn't word {last}.");
+                self.wait_until("the same question", |screen| {
+                    screen.text().contains(&told) && asked(screen) == Some(last)
+                });
+            }
+            self.keys(&format!("{}\r", words[last - 1]));
+        }
+        self.words()
+    }
+
     fn prompts(&self) -> usize {
         self.text().lines().filter(|line| line.starts_with(">>> ")).count()
     }

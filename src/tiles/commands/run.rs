@@ -15,8 +15,8 @@ use crate::args::RunArguments;
 use crate::conversation::{Screen, shipped, statistics};
 use crate::failure::{Code, Failure};
 use crate::kept_state::KeptState;
-use crate::repl;
 use crate::repl::markdown::code::Syntaxes;
+use crate::repl::{self, Ended};
 use crate::terminal::Stream;
 use crate::terminal::style::paint;
 use crate::unlock::Open;
@@ -66,6 +66,7 @@ pub(crate) fn run(app: &App, arguments: &RunArguments) -> Result<(), Failure> {
     if let (Some(id), Some(open)) = (&arguments.session, &open) {
         chat.resume(&open.store, open.store.find(id)?)?;
     }
+    let mut locked = None;
     let done = match question {
         Some(question) => {
             let state = KeptState::new(app, &bundle, open.as_ref());
@@ -75,11 +76,20 @@ pub(crate) fn run(app: &App, arguments: &RunArguments) -> Result<(), Failure> {
             state.keep(&worker, &chat);
             done
         }
-        None => repl::talk(app, &bundle, worker, resolved, chat, open.as_ref(), arguments),
+        None => repl::talk(app, &bundle, worker, resolved, chat, open.as_ref(), arguments).map(|ended| {
+            if let Ended::Locked(session) = ended {
+                locked = Some(session);
+            }
+        }),
     };
-    match open {
+    let done = match open {
         // The answer's own error is the one to report.
         Some(open) => done.and(open.close()),
+        None => done,
+    };
+    match locked {
+        // Whatever closing met, the keys are to be gone: it is told first, and the rest follows.
+        Some(session) => Err(app.start_again(session, done)),
         None => done,
     }
 }

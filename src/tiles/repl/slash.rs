@@ -24,6 +24,8 @@ pub(crate) enum Slash {
     Help,
     /// Leaves.
     Bye,
+    /// Forgets all keys and asks for the passphrase again.
+    Lock,
     /// Starts a new session.
     New,
     /// Lists the sessions.
@@ -117,6 +119,7 @@ const THOUGHTS: &[&str] = &["fold", "show"];
 pub(crate) const TABLE: &[Row] = &[
     Row { aliases: &["/?"], ..row("/help", "", Argument::Nothing, "List these commands") },
     Row { aliases: &["/exit", "/quit"], ..row("/bye", "", Argument::Nothing, "Leave (also Ctrl-D)") },
+    row("/lock", "", Argument::Nothing, "Forget the keys and everything said, until the passphrase is typed again"),
     row("/new", "", Argument::Nothing, "Start a new session"),
     row("/sessions", "", Argument::Nothing, "List the sessions"),
     row("/resume", "ID", Argument::Session, "Go on with a session"),
@@ -238,6 +241,7 @@ fn command(row: &'static Row, rest: &str) -> Result<Slash, SlashError> {
     Ok(match row.name {
         "/help" => Slash::Help,
         "/bye" => Slash::Bye,
+        "/lock" => Slash::Lock,
         "/new" => Slash::New,
         "/sessions" => Slash::Sessions,
         "/resume" => Slash::Resume(text()?),
