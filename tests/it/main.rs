@@ -26,6 +26,7 @@ mod schema;
 mod screen;
 mod scripted;
 mod stick;
+mod strangers;
 mod tidy;
 mod tokenizer;
 mod untouched;
