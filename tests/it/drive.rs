@@ -141,6 +141,11 @@ impl TestBundle {
         Self::copy_of(sealed(), "Tiles")
     }
 
+    /// The same at a path of its own choosing below the test's folder.
+    pub(crate) fn fresh_at(path: &str) -> Self {
+        Self::copy_of(sealed(), path)
+    }
+
     /// A bundle with an identity (Ada's) and an empty store.
     pub(crate) fn new() -> Self {
         Self::copy_of(personal(), "Tiles")
@@ -167,8 +172,8 @@ impl TestBundle {
     }
 
     /// A bundle with an identity that opens at once: its passphrase is turned into a key with the least work there is.
-    pub(crate) fn quick() -> Self {
-        let bundle = Self::fresh();
+    pub(crate) fn quick(path: &str) -> Self {
+        let bundle = Self::fresh_at(path);
         identify(&bundle.root);
         bundle
     }

@@ -36,7 +36,7 @@ const ENTRIES: &[Entry] = &[
     done("bundle verify", ""),
     done("bundle verify --full", ""),
     done(
-        "bundle build @/source/MANIFEST.toml @/built --program /bin/true --model scripted=@/checkpoint --seal-key @/seal.key",
+        "bundle build @/source/MANIFEST.toml @/built --program @/program --model scripted=@/checkpoint --seal-key @/seal.key",
         "",
     ),
     done("model list", "scripted"),
@@ -58,6 +58,26 @@ const ENTRIES: &[Entry] = &[
     done("session export renamed", "given"),
     done("session delete renamed --yes", ""),
     done("session import @/talk.json", ""),
+    done("bundle create @/created", ""),
+    done("bundle copy @/copied", ""),
+    done("bundle export @/Tiles.tar.zst", ""),
+    done("bundle import @/Tiles.tar.zst @/imported", ""),
+    done("bundle repair --from @/copied --dry-run", ""),
+    done("bundle accept --yes", ""),
+    done("key status", "key file"),
+    done("key export @/key.age", ""),
+    done("key export --age-scrypt @/scrypt.age", ""),
+    done("key recovery --recovery-file @/words", ""),
+    done("key restore --recovery-file @/words --new-passphrase-file @/new", ""),
+    done("key passphrase --passphrase-file @/new --new-passphrase-file @/passphrase", ""),
+    done("key rotate-db", ""),
+    done("data", ""),
+    done("data path", ""),
+    done("data backup", ""),
+    done("data backup @/backup.db", ""),
+    done("data recover --dry-run", ""),
+    done("data accept --yes", ""),
+    refused("data set-path @/elsewhere", 2, ""),
     done("doctor", "engine"),
     done("privacy", ""),
     done("config show", ""),
@@ -65,9 +85,16 @@ const ENTRIES: &[Entry] = &[
     done("man", "tiles"),
 ];
 
-/// The entries.
-pub(crate) fn entries(_: &TestBundle) -> impl Iterator<Item = &'static Entry> {
-    ENTRIES.iter()
+/// The entries, those of commands that this program doesn't have left out.
+pub(crate) fn entries(bundle: &TestBundle) -> Vec<&'static Entry> {
+    let commands = commands_of(bundle);
+    let is_there = |entry: &&Entry| entry.line.starts_with('-') || command_of(entry.line, &commands).is_some();
+    ENTRIES.iter().filter(is_there).collect()
+}
+
+/// The folder that has the bundle and, in `given`, what commands are given and make: all that they may touch.
+pub(crate) fn ours(bundle: &TestBundle) -> &Path {
+    bundle.root.parent().expect("it is in a folder")
 }
 
 /// The words of a line.
@@ -77,10 +104,12 @@ pub(crate) fn words(line: &str, given: &Path) -> Vec<String> {
 
 /// Puts what commands are given into the bundle's folder.
 fn give(bundle: &TestBundle) {
-    let given = bundle.root.join("given");
+    let given = ours(bundle).join("given");
     fs::create_dir_all(given.join("source")).expect("target can be written");
     let put = |name: &str, text: &str| fs::write(given.join(name), text).expect("target can be written");
     put("passphrase", &format!("{PASSPHRASE}\n"));
+    put("new", "another horse, another battery\n");
+    put("program", "no program, but its bytes will do\n");
     put("Modelfile", "FROM scripted\nPARAMETER temperature 0\n");
     crate::scripted::write(&given.join("checkpoint"), &["Hello", " from", " the", " scripted", " model."], false);
     let file = |path: &str, role: &str, source: &str| {
@@ -93,17 +122,17 @@ fn give(bundle: &TestBundle) {
 
 /// A bundle with what the entries need.
 pub(crate) fn prepared() -> TestBundle {
-    let bundle = TestBundle::quick();
+    let bundle = TestBundle::quick("ours/Tiles");
     give(&bundle);
     bundle.ok(&["-p", "given"]);
     let talk = bundle.ok(&["session", "export", "given", "--format", "json"]);
-    fs::write(bundle.root.join("given/talk.json"), talk).expect("target can be written");
+    fs::write(ours(&bundle).join("given/talk.json"), talk).expect("target can be written");
     bundle
 }
 
 /// A bundle without an identity.
 pub(crate) fn fresh() -> TestBundle {
-    let bundle = TestBundle::fresh();
+    let bundle = TestBundle::fresh_at("ours/Tiles");
     give(&bundle);
     bundle
 }
@@ -126,7 +155,7 @@ fn command_of<'a>(line: &str, commands: &'a BTreeSet<String>) -> Option<&'a Stri
 
 #[test]
 fn every_command_is_watched() {
-    let bundle = TestBundle::quick();
+    let bundle = TestBundle::quick("Tiles");
     let commands = commands_of(&bundle);
     assert!(commands.contains("model import") && commands.contains("man"), "{commands:?}");
     let watched: BTreeSet<&String> = ENTRIES.iter().filter_map(|entry| command_of(entry.line, &commands)).collect();

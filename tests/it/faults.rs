@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use crate::drive::{ANSWER, build, scratch};
+use crate::drive::{ANSWER, build, identify, scratch};
 use crate::screen::{READY, Screen};
 use crate::stick::Stick;
 
@@ -247,21 +247,43 @@ fn flip(image: &Path, at: usize) {
 fn a_device_that_lies_about_syncs() {
     let Some(mut stick) = Stick::new() else { return };
     let folder = scratch().join("lied-to");
-    build(&folder, Path::new("/bin/true"));
-    let build = |stick: &Stick, name: &str| -> Output {
+    fs::create_dir_all(&folder).expect("target can be written");
+    let program = folder.join("program");
+    fs::write(&program, vec![7; 100_000]).expect("target can be written");
+    let source = build(&folder, &program);
+    identify(&source);
+    let archive = folder.join("Tiles.tar.zst").display().to_string();
+    let tiles = |stick: &Stick, arguments: &[&str]| -> Output {
         let mut command: Command = stick.inside(Path::new(env!("CARGO_BIN_EXE_tiles")));
-        command.args(["bundle", "build"]).arg(folder.join("source/MANIFEST.toml"));
-        command.arg(stick.root().with_file_name(name)).args(["--program", "/bin/true"]);
-        command.arg("--model").arg(format!("scripted={}", folder.join("checkpoint").display()));
-        command.arg("--seal-key").arg(folder.join("seal.key")).output().expect("it can be run")
+        command.arg("--bundle").arg(&source).args(arguments).args(["--passphrase-file", &stick.passphrase()]);
+        command.output().expect("it can be run")
     };
-    let honest = build(&stick, "honest");
-    assert!(honest.status.success(), "{}", text(&honest).1);
-    stick.tell("lie");
-    let lied_to = build(&stick, "lied-to");
-    let (printed, errors) = text(&lied_to);
-    assert!(!lied_to.status.success(), "a bundle that isn't there was called ready: {printed}{errors}");
-    assert!(errors.contains("reads back differently") || errors.contains("error: "), "{errors}");
+    assert!(tiles(&stick, &["bundle", "export", &archive]).status.success());
+    for commands in [&["create"][..], &["copy"], &["export"], &["import", &archive], &["build"]] {
+        let run = |stick: &Stick, name: &str| {
+            let dest = stick.root().with_file_name(format!("{name}-{}", commands[0])).display().to_string();
+            let (recipe, seal) = (folder.join("source/MANIFEST.toml"), folder.join("seal.key").display().to_string());
+            let model = format!("scripted={}", folder.join("checkpoint").display());
+            let (recipe, program) = (recipe.display().to_string(), program.display().to_string());
+            let build =
+                ["bundle", "build", &recipe, &dest, "--program", &program, "--model", &model, "--seal-key", &seal];
+            let other = [&["bundle"], commands, &[&dest]].concat();
+            (tiles(stick, if commands[0] == "build" { &build } else { &other }), dest)
+        };
+        let (honest, _) = run(&stick, "honest");
+        assert!(honest.status.success(), "{commands:?}: {}", text(&honest).1);
+        stick.tell("lie");
+        let (lied_to, dest) = run(&stick, "lied-to");
+        let errors = text(&lied_to).1;
+        assert!(matches!(lied_to.status.code(), Some(1 | 5)), "{commands:?}: {errors}");
+        assert!(errors.contains("as it was written") || errors.contains("is damaged"), "{commands:?}: {errors}");
+        assert!(
+            !stick.outside(&dest).join("MANIFEST.toml").exists() || commands[0] == "build",
+            "{commands:?}: it counts"
+        );
+        // It is no use afterwards.
+        stick.renew();
+    }
 }
 
 #[test]

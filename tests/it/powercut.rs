@@ -11,7 +11,7 @@ use std::path::Path;
 
 use tilekit::identity::{KeyError, KeyFile, KeyStore as _, Passphrase, WorkFactor};
 
-use crate::drive::{ANSWER, PASSPHRASE};
+use crate::drive::{ANSWER, PASSPHRASE, build, identify, scratch};
 use crate::screen::{READY, Screen};
 use crate::stick::{Stick, counted, rounds};
 
@@ -254,6 +254,66 @@ fn no_half_import_counts_as_a_model() {
             }
             assert_eq!(succeed(&["run", &interrupted, "-p", "hi"]).trim(), "Added one.", "round {round}");
             succeed(&["model", "remove", &interrupted, "--yes"]);
+        },
+    );
+}
+
+#[test]
+fn no_half_copy_counts_as_a_bundle() {
+    let folder = scratch().join("copied");
+    std::fs::create_dir_all(&folder).expect("target can be written");
+    let program = folder.join("program");
+    std::fs::write(&program, "a small one").expect("target can be written");
+    let source = build(&folder, &program);
+    identify(&source);
+    let tiles = |stick: &Stick, bundle: &Path, arguments: &[&str]| {
+        let mut command = stick.inside(Path::new(env!("CARGO_BIN_EXE_tiles")));
+        command.arg("--bundle").arg(bundle).args(arguments).args(["--passphrase-file", &stick.passphrase()]);
+        command.output().expect("it can be run")
+    };
+    let copy = |stick: &Stick, dest: &Path| tiles(stick, &source, &["bundle", "copy", &dest.display().to_string()]);
+    let dest = |stick: &Stick, round: u32, number: u32| stick.root().with_file_name(format!("copy-{round}-{number}"));
+    let acked = RefCell::new((0, 0));
+    cut(
+        "power cuts over copies of the bundle",
+        (rounds("COPY", 4), 700),
+        |stick, round| {
+            let done = (0..).take_while(|number| copy(stick, &dest(stick, round, *number)).status.success()).count();
+            *acked.borrow_mut() = (round, done as u32);
+            done as u64
+        },
+        |stick, round| {
+            let succeed = |bundle: &Path, arguments: &[&str]| {
+                let output = tiles(stick, bundle, arguments);
+                let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+                assert!(output.status.success(), "round {round}: tiles {arguments:?}: {errors}");
+            };
+            let done = acked.borrow().1;
+            for number in 0..done {
+                succeed(&dest(stick, round, number), &["bundle", "verify", "--full"]);
+            }
+            let interrupted = dest(stick, round, done);
+            // Whole, or nobody takes it for a bundle.
+            let looked_at = tiles(stick, &interrupted, &["-p", "hi"]);
+            let verified = tiles(stick, &interrupted, &["bundle", "verify", "--full"]);
+            assert_eq!(looked_at.status.success(), verified.status.success(), "round {round}: half a copy answers");
+            if !verified.status.success() {
+                // The same command again goes on, and ends; where the data has its name already and the list doesn't, it can't
+                // be told from somebody's, and another folder must do.
+                let again = copy(stick, &interrupted);
+                let errors = String::from_utf8_lossy(&again.stderr);
+                let whole = match again.status.success() {
+                    true => interrupted.clone(),
+                    false => interrupted.with_extension("anew"),
+                };
+                assert!(again.status.success() || errors.contains("somebody's data"), "round {round}: {errors}");
+                if !again.status.success() {
+                    succeed(&source, &["bundle", "copy", &whole.display().to_string()]);
+                }
+                succeed(&whole, &["bundle", "verify", "--full"]);
+            }
+            std::fs::remove_dir_all(stick.outside("").join(interrupted.file_name().expect("it has one")))
+                .expect("it is there");
         },
     );
 }

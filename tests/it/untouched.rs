@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use crate::drive::{ANSWER, TestBundle};
-use crate::every_command::{Entry, entries, fresh, prepared, words};
+use crate::every_command::{Entry, entries, fresh, ours, prepared, words};
 use crate::screen::Screen;
 
 /// A program that leaves a file in HOME.
@@ -60,9 +60,9 @@ fn lab(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/lab").join(name)
 }
 
-/// Where a command finds what it is given: in the bundle's own folder, for it may read nothing else.
+/// Where a command finds what it is given: beside the bundle, for it may read nothing else.
 fn given(bundle: &TestBundle) -> PathBuf {
-    bundle.root.join("given")
+    ours(bundle).join("given")
 }
 
 /// The watched program and its arguments.
@@ -95,13 +95,13 @@ fn plain(_: &TestBundle, host: &Host, argv: &[String]) -> Result<Output, String>
 }
 
 fn jailed(bundle: &TestBundle, host: &Host, argv: &[String]) -> Result<Output, String> {
-    finish(host, Command::new(lab("jail")).arg(&bundle.root).args(argv))
+    finish(host, Command::new(lab("jail")).arg(ours(bundle)).args(argv))
 }
 
 fn audited(bundle: &TestBundle, host: &Host, argv: &[String]) -> Result<Output, String> {
     let log = bundle.home.with_file_name("trace");
     let mut command = Command::new("/usr/bin/python3");
-    command.arg(lab("audit.py")).arg(&bundle.root).args(argv).current_dir(&bundle.root);
+    command.arg(lab("audit.py")).arg(ours(bundle)).args(argv).current_dir(&bundle.root);
     host.dress(&mut command).env("AUDIT_LOG", log);
     let output = command.output().map_err(|e| e.to_string())?;
     let left = host.left();
@@ -124,6 +124,10 @@ fn check_clean(way: Way) {
         assert_eq!(output.status.code(), Some(*code), "tiles {line}: {errors}");
         assert!(printed.contains(says) || errors.contains(says), "tiles {line}: no {says:?} in {printed}{errors}");
     }
+    let mut beside: Vec<_> =
+        fs::read_dir(ours(&bundle)).expect("it is there").map(|e| e.expect("it is there").file_name()).collect();
+    beside.sort();
+    assert_eq!(beside, ["Tiles", "given"]);
     // The first run, on a drive without an identity.
     let (fresh, first) = (fresh(), ["account", "create", "Ada", "--no-recovery"].map(String::from));
     let host = Host::beside(&fresh);
@@ -134,7 +138,7 @@ fn check_clean(way: Way) {
 /// Runs a control in one way; it must be caught, for the reason given.
 #[track_caller]
 fn check_caught(way: Way, control: &[&str], reason: &str) {
-    let bundle = TestBundle::new();
+    let bundle = TestBundle::quick("ours/Tiles");
     let host = Host::beside(&bundle);
     let error = match way(&bundle, &host, &owned(control)) {
         Ok(output) if output.status.success() => panic!("the control wasn't caught"),
@@ -155,7 +159,7 @@ fn has(what: &str, probe: &mut Command) -> bool {
 }
 
 fn has_jail() -> bool {
-    let folder = TestBundle::new();
+    let folder = TestBundle::fresh_at("ours/Tiles");
     has("unshare with mount and network namespaces", Command::new(lab("jail")).arg(&folder.root).arg("/bin/true"))
 }
 
@@ -207,12 +211,12 @@ fn terminals(bundle: &TestBundle) -> Vec<(&'static str, Command)> {
     let program = argv(bundle, &[]).swap_remove(0);
     if has_jail() {
         let mut command = Command::new(lab("jail"));
-        command.arg(&bundle.root).arg(&program);
+        command.arg(ours(bundle)).arg(&program);
         ways.push(("jailed", command));
     }
     if has_audit() {
         let mut command = Command::new("/usr/bin/python3");
-        command.arg(lab("audit.py")).arg(&bundle.root).arg(&program).current_dir(&bundle.root);
+        command.arg(lab("audit.py")).arg(ours(bundle)).arg(&program).current_dir(&bundle.root);
         ways.push(("audited", command));
     }
     ways
@@ -246,7 +250,7 @@ fn a_killed_program_leaves_no_core_and_no_temporary_file() {
     bundle.ok(&["model", "import", &endless.display().to_string(), "--name", "endless"]);
     let names = || -> Vec<PathBuf> {
         let mut found = Vec::new();
-        all_below(&bundle.root, &mut found);
+        all_below(ours(&bundle), &mut found);
         found
     };
     bundle.ok(&["-p", "hi"]);

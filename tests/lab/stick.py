@@ -17,7 +17,7 @@ so that the mounts are nobody else's and end with it, however it ends.
     rate BYTES_PER_S       be no faster than that; 0 is as fast as possible
     cut WRITES SEED KEEP   power goes at that many writes from now (0: now): of what was not synced, KEEP per cent of the
                            sectors stay, at random; afterwards every access fails with EIO, as for a drive that was pulled
-    lie                    syncs are answered, and what they should keep is dropped
+    lie                    syncs are answered, but what came in pieces of a page or more, so all content of files, is dropped
     stat                   counts since it was plugged in
 """
 
@@ -55,7 +55,7 @@ class Drive:
         self.renew()
 
     def renew(self):
-        self.pending, self.dead, self.lies = {}, False, False
+        self.pending, self.dead, self.lies, self.doubtful = {}, False, False, set()
         self.rate, self.free_at, self.cut_at, self.on_read = 0, 0.0, None, None
         self.counts = dict(reads=0, writes=0, syncs=0, kept=0, lost=0)
 
@@ -99,6 +99,7 @@ class Drive:
                     old = self.pending.get(sector) or os.pread(self.file, SECTOR, sector * SECTOR)
                     piece = old[:skip] + piece + old[skip + len(piece):]
                 self.pending[sector] = piece
+                (self.doubtful.add if self.lies and len(data) >= 4096 else self.doubtful.discard)(sector)
                 done += SECTOR - skip
                 at += SECTOR - skip
             # The write under way is torn like all that was not synced.
@@ -111,10 +112,11 @@ class Drive:
         with self.lock:
             self.check()
             self.counts["syncs"] += 1
-            if not self.lies:
-                for sector, piece in self.pending.items():
+            for sector, piece in self.pending.items():
+                if sector not in self.doubtful:
                     os.pwrite(self.file, piece, sector * SECTOR)
             self.pending.clear()
+            self.doubtful.clear()
 
     def cut(self, seed, keep):
         dice = random.Random(seed)
