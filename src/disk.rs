@@ -13,9 +13,11 @@ pub mod two_slot;
 pub mod volume;
 mod medium;
 mod partial;
+mod resident;
 
 pub use self::medium::{UncachedFile, file_bytes_max, forget_blocks};
 pub use self::partial::PartialFile;
+pub use self::resident::read_through;
 
 /// The largest file that FAT32 can hold: 4 GiB less one byte.
 pub const FAT32_FILE_BYTES_MAX: u64 = u32::MAX as u64;

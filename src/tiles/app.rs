@@ -27,6 +27,9 @@ use crate::opening::AtExit;
 use crate::terminal::style::{ColorChoice as Color, TerminalEnv};
 use crate::terminal::{Terminal, TerminalError, TerminalSettings};
 
+/// The largest program that is read into memory at the start: many times ours.
+const PROGRAM_BYTES_MAX: u64 = 512 << 20;
+
 /// What the environment says, read once.
 pub(crate) struct Environment {
     /// The running program.
@@ -241,8 +244,25 @@ impl App {
         option_env!("TILES_RELEASE_KEY").and_then(SealPublicKey::from_hex).map_or(Trust::Any, Trust::Release)
     }
 
+    /// Has the system read the program, and the libraries beside it, into memory: a drive that is pulled out later must
+    /// not take away the code that says so.
+    fn keep_program(&self) {
+        let program = self.environment.executable.clone();
+        // Where it can't be read it isn't kept; it runs all the same.
+        std::thread::spawn(move || {
+            let _ = disk::read_through(&program, PROGRAM_BYTES_MAX);
+            let Some(folder) = program.parent() else { return };
+            for name in disk::list(folder).unwrap_or_default() {
+                if name.ends_with(".dylib") || name.ends_with(".so") {
+                    let _ = disk::read_through(&folder.join(name), PROGRAM_BYTES_MAX);
+                }
+            }
+        });
+    }
+
     /// Finds and verifies the bundle.
     pub(crate) fn bundle(&self) -> Result<Bundle<Verified>, Failure> {
+        self.keep_program();
         let found = Bundle::<Found>::find(self.global.bundle.as_deref(), &self.environment.executable)?;
         let bundle = found.verify(Self::trust())?;
         if self.global.verbose {
