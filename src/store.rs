@@ -63,7 +63,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`]: in use, another key, no database, not encrypted, not ours, damaged, newer, not writable.
     pub fn open(path: &Path, key: &SecretBox<[u8; 32]>, access: Access) -> Result<Self, StoreError> {
-        Self::open_along(path, key, access, &mut Along { on_step: &mut |_| (), backups: None })
+        Self::open_along(path, key, access, &mut Along { on_step: &mut |_| (), was_unclean: false, backups: None })
     }
 
     /// As [`Store::open`], with somebody who is told of its steps, and a backup before the schema is changed.

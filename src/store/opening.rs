@@ -69,6 +69,8 @@ pub enum Step {
 pub struct Along<'a> {
     /// Told of each step.
     pub on_step: &'a mut dyn FnMut(Step),
+    /// Whether the last exit is known to have been unclean: then every page is checked, with something to take in or not.
+    pub was_unclean: bool,
     /// Where a backup is made before the schema changes; none where there is no folder.
     pub backups: Option<&'a Path>,
 }
@@ -90,6 +92,8 @@ pub(super) fn open(
                 (along.on_step)(Step::TakingIn);
                 // First, or torn pages that were written again since would be reported.
                 checkpoint(&connection).map_err(|trouble| trouble.at(path))?;
+            }
+            if unfinished || along.was_unclean && !created {
                 check_pages(&connection, path, along.on_step)?;
             }
             opening.recovered = unfinished;

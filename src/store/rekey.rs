@@ -21,7 +21,13 @@ impl Store {
         previous: &[SecretBox<[u8; 32]>],
         access: Access,
     ) -> Result<Self, StoreError> {
-        Self::open_rotated_along(path, key, previous, access, &mut Along { on_step: &mut |_| (), backups: None })
+        Self::open_rotated_along(
+            path,
+            key,
+            previous,
+            access,
+            &mut Along { on_step: &mut |_| (), was_unclean: false, backups: None },
+        )
     }
 
     /// As [`Store::open_rotated`], with somebody who is told of its steps, and a backup before the schema is changed.

@@ -52,6 +52,7 @@ pub(crate) struct App {
     pub(crate) clock: Arc<dyn Clock>,
     interrupted: Arc<AtomicBool>,
     log: Arc<Mutex<Option<Logbook>>>,
+    left_unclean: AtomicBool,
 }
 
 /// Runs the program.
@@ -167,7 +168,15 @@ impl App {
         // Where no handler can be set, Ctrl-C ends the program, and the store survives that too.
         let _ = signal_hook::flag::register(signal_hook::consts::SIGINT, Arc::clone(&interrupted));
         Ok((
-            Self { global, environment, terminal, clock: Arc::new(SystemClock), interrupted, log: Arc::default() },
+            Self {
+                global,
+                environment,
+                terminal,
+                clock: Arc::new(SystemClock),
+                interrupted,
+                log: Arc::default(),
+                left_unclean: AtomicBool::new(false),
+            },
             command,
             run,
         ))
@@ -213,6 +222,11 @@ impl App {
         let hint = "everything acknowledged is stored; `data/logs` says where it was, and no word of yours";
         self.terminal.error(&*Failure::new(Code::Defect, "Tiles met a defect of its own", "").error, Some(hint));
         ExitCode::from(Code::Defect as u8)
+    }
+
+    /// Whether who had the bundle before didn't give it back.
+    pub(crate) fn was_left_unclean(&self) -> bool {
+        self.left_unclean.load(Ordering::Relaxed)
     }
 
     /// Adds to the log, where one is open. That it can't be written is no failure of what is being done.
@@ -284,6 +298,7 @@ impl App {
             self.log(Event::Started { version: env!("CARGO_PKG_VERSION") });
             if matches!(lock.last_exit(), LastExit::Unclean(_)) {
                 self.log(Event::Unclean);
+                self.left_unclean.store(true, Ordering::Relaxed);
             }
         }
         Ok(lock)

@@ -80,7 +80,7 @@ impl App {
                 Some(spinner) => spinner.label(label),
             }
         };
-        let mut along = Along { on_step: &mut on_step, backups: Some(backups) };
+        let mut along = Along { on_step: &mut on_step, was_unclean: self.was_left_unclean(), backups: Some(backups) };
         let (present, previous) = (identity.database_key(), identity.previous_database_keys());
         let opened = Store::open_rotated_along(database, present, previous, access, &mut along);
         drop(spinner);

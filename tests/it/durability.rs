@@ -156,6 +156,11 @@ fn a_killed_program_is_told_of_and_its_database_checked() {
     assert!(output.status.success());
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(told.contains("was not closed properly"), "{told}");
+    // It says that everything was checked, so it was: damage without anything left to take in is found.
+    damage(&bundle, last_page(&bundle));
+    fs::write(bundle.root.join("data/lock"), format!("{holder:\n<512}")).expect("it can be written");
+    refused(&bundle.unlocked(&["account"]), 5, "tiles data recover");
+    bundle.ok(&["data", "recover"]);
     let again = bundle.unlocked(&["session", "list"]);
     assert!(!String::from_utf8_lossy(&again.stderr).contains("properly"));
 }

@@ -81,6 +81,8 @@ const ENTRIES: &[Entry] = &[
     done("doctor", "engine"),
     done("privacy", ""),
     done("config show", ""),
+    done("config set color never", "never"),
+    done("config unset color", ""),
     done("completions bash", "tiles"),
     done("man", "tiles"),
 ];
