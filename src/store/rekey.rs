@@ -6,7 +6,7 @@ use rusqlite::MAIN_DB;
 use secrecy::SecretBox;
 
 use super::error::StoreError;
-use super::{Access, Store, opening};
+use super::{Access, Along, Store, opening};
 use crate::disk;
 
 impl Store {
@@ -20,13 +20,16 @@ impl Store {
         key: &SecretBox<[u8; 32]>,
         previous: &[SecretBox<[u8; 32]>],
         access: Access,
+        along: Along<'_>,
     ) -> Result<Self, StoreError> {
-        let wrong = match Self::open(path, key, access) {
+        let Along { on_step, backups } = along;
+        let mut open = |key| Self::open_along(path, key, access, Along { on_step: &mut *on_step, backups });
+        let wrong = match open(key) {
             Err(error @ StoreError::WrongKey { .. }) => error,
             opened => return opened,
         };
         for former in previous {
-            match Self::open(path, former, access) {
+            match open(former) {
                 Err(StoreError::WrongKey { .. }) => {}
                 Err(error) => return Err(error),
                 Ok(mut store) => {
@@ -66,7 +69,7 @@ impl Store {
         self.connection.key(Some(MAIN_DB), opening::raw_key(key).as_slice(), true).map_err(at)?;
         self.close()?;
         let mut store = Self::open(&path, key, Access::ReadWrite)?;
-        opening::check_pages(&store.connection, &path)?;
+        opening::check_pages(&store.connection, &path, &mut |_| ())?;
         store.opening = opened;
         Ok(store)
     }

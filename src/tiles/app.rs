@@ -21,6 +21,7 @@ use tilekit::time::Clock;
 use crate::args::{Arguments, ColorChoice, Global};
 use crate::commands;
 use crate::failure::{Code, Failure};
+use crate::opening::AtExit;
 use crate::terminal::style::{ColorChoice as Color, TerminalEnv};
 use crate::terminal::{Terminal, TerminalError, TerminalSettings};
 
@@ -144,6 +145,13 @@ impl App {
             self.terminal.error(&*failure.error, failure.hint.as_deref());
         }
         ExitCode::from(failure.code as u8)
+    }
+
+    /// What is done when the database is closed.
+    pub(crate) fn at_exit(&self, bundle: &Bundle<Verified>) -> AtExit {
+        let (terminal, clock, interrupted) =
+            (Arc::clone(&self.terminal), Arc::clone(&self.clock), Arc::clone(&self.interrupted));
+        AtExit { terminal, clock, interrupted, folder: bundle.backups() }
     }
 
     /// Whether Ctrl-C was pressed since this was last asked.

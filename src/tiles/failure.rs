@@ -133,7 +133,8 @@ fn code_of(error: &(dyn Error + 'static)) -> Code {
             | BundleError::ForeignSeal { .. }
             | BundleError::Missing { .. }
             | BundleError::Unlisted { .. }
-            | BundleError::WrongKind { .. } => Code::Integrity,
+            | BundleError::WrongKind { .. }
+            | BundleError::Damaged { .. } => Code::Integrity,
             BundleError::Integrity(error) => code_of(error),
             _ => Code::Failure,
         };
@@ -174,7 +175,12 @@ fn code_of(error: &(dyn Error + 'static)) -> Code {
         };
     }
     if let Some(error) = error.downcast_ref::<StoreError>() {
-        return if error.is_integrity() { Code::Integrity } else { Code::Failure };
+        return match error {
+            StoreError::Mark(error) => code_of(&**error),
+            StoreError::Interrupted => Code::Interrupted,
+            error if error.is_integrity() => Code::Integrity,
+            _ => Code::Failure,
+        };
     }
     if let Some(error) = error.downcast_ref::<IntegrityError>() {
         return if matches!(error, IntegrityError::Disk(_)) { Code::Failure } else { Code::Integrity };

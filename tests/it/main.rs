@@ -5,6 +5,7 @@ mod commands;
 mod corpora;
 mod damage;
 mod drive;
+mod durability;
 mod gguf;
 mod goldens;
 mod keys;

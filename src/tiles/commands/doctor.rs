@@ -13,7 +13,11 @@ use crate::conversation::shipped;
 use crate::failure::Failure;
 
 /// Runs it.
-pub(crate) fn run(app: &App) -> Result<(), Failure> {
+pub(crate) fn run(app: &App, arguments: &crate::args::data::DoctorArguments) -> Result<(), Failure> {
+    if arguments.recover {
+        let how = super::data::How { dry_run: arguments.dry_run, yes: arguments.yes };
+        return super::data::recover(app, &app.bundle()?, None, how);
+    }
     let host = Host::probe()?;
     let bundle = app.bundle()?;
     let key_file = KeyFile::new(&bundle.key_folder());
