@@ -8,6 +8,7 @@ mod drive;
 mod durability;
 mod gguf;
 mod goldens;
+mod installed;
 mod keys;
 mod launcher;
 mod library;

@@ -38,7 +38,7 @@ pub(crate) fn run(app: &App, arguments: &crate::args::data::DoctorArguments) -> 
         (true, 2) => "key file, both copies whole".to_owned(),
         (true, good) => format!("key file, {good} of 2 copies whole"),
     };
-    let source = if app.global.bundle.is_some() { "--bundle" } else { "the folder around the program" };
+    let source = app.found_by(&bundle);
     let shown = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "bundle": { "root": root, "found_by": source, "seal": sealed_by(&bundle), "read_only": bundle.is_read_only(),
