@@ -13,15 +13,19 @@ use crate::verified::{IntegrityError, VerifiedFolder};
 
 pub mod build;
 pub mod examine;
+pub mod leftovers;
 pub mod lock;
 pub mod moving;
+pub mod preferences;
 pub mod remembered;
 pub mod repair;
 pub mod run_mark;
 pub mod seal_key;
 mod verify;
 
-pub use lock::{BundleLock, Holder, LastExit};
+pub use leftovers::{Leftover, Unfinished};
+pub use lock::{BundleLock, Holder, LastExit, LockState};
+pub use preferences::{PREFERENCES, PreferenceError, Preferences};
 pub use remembered::SealMark;
 pub use run_mark::{RunMark, RunMarkFile};
 
@@ -348,6 +352,11 @@ impl<State> Bundle<State> {
         self.data().join("cache")
     }
 
+    /// The file of the settings that are needed before the bundle is unlocked.
+    pub fn preferences(&self) -> PathBuf {
+        self.data().join("settings.toml")
+    }
+
     /// The folder of the logs.
     pub fn logs(&self) -> PathBuf {
         self.data().join("logs")
@@ -387,6 +396,14 @@ impl<State> Bundle<State> {
     pub fn is_read_only(&self) -> bool {
         let data = self.data();
         !disk::can_write(if disk::exists(&data) { &data } else { &self.root })
+    }
+
+    /// Who has the bundle, and how it was given back last, without taking it or changing anything.
+    ///
+    /// # Errors
+    /// What reading can meet.
+    pub fn lock_state(&self) -> Result<LockState, BundleError> {
+        LockState::read(&self.lock_path())
     }
 
     /// Takes the bundle for this process, or says who has it; see [`BundleLock`].

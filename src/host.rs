@@ -9,6 +9,10 @@ use crate::disk;
 use crate::hint::Hint;
 use crate::time::{Clock, Timestamp};
 
+pub mod protection;
+
+pub use protection::{Protection, Swap};
+
 /// The hosts that a drive can have a program for, as the folders below `bin/` are named.
 pub const HOST_FOLDERS: [&str; 3] = ["linux-arm64", "linux-x86_64", "macos-arm64"];
 

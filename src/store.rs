@@ -21,10 +21,10 @@ mod turns;
 mod search;
 mod settings;
 mod backup;
-mod rekey;
 mod lineage;
 mod salvage;
 mod recovery;
+mod rekey;
 
 pub use backup::{BACKUPS_KEPT, BackupFile, backups};
 pub use error::{NamedSession, StoreError};
@@ -63,7 +63,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`]: in use, another key, no database, not encrypted, not ours, damaged, newer, not writable.
     pub fn open(path: &Path, key: &SecretBox<[u8; 32]>, access: Access) -> Result<Self, StoreError> {
-        Self::open_along(path, key, access, Along { on_step: &mut |_| (), backups: None })
+        Self::open_along(path, key, access, &mut Along { on_step: &mut |_| (), backups: None })
     }
 
     /// As [`Store::open`], with somebody who is told of its steps, and a backup before the schema is changed.
@@ -74,9 +74,9 @@ impl Store {
         path: &Path,
         key: &SecretBox<[u8; 32]>,
         access: Access,
-        mut along: Along<'_>,
+        along: &mut Along<'_>,
     ) -> Result<Self, StoreError> {
-        let (connection, opening) = opening::open(path, key, access, &mut along)?;
+        let (connection, opening) = opening::open(path, key, access, along)?;
         // Every statement of the store fits, so none is compiled twice.
         connection.set_prepared_statement_cache_capacity(64);
         let (pending, run) = Default::default();

@@ -264,7 +264,8 @@ pub(super) fn read_only(path: &Path, key: &SecretBox<[u8; 32]>) -> Result<Connec
 /// Opens the database at `path` with what an unclean exit left beside it, whatever its schema is. For that SQLite must
 /// be allowed to write, though it isn't asked to: what lies beside the file stays there.
 pub(super) fn read_all(path: &Path, key: &SecretBox<[u8; 32]>) -> Result<Connection, StoreError> {
-    if disk::size_unopened(path)?.is_none() {
+    let is_empty = |path: &Path| disk::size_unopened(path).map(|bytes| bytes.is_none_or(|bytes| bytes == 0));
+    if is_empty(path)? && is_empty(&wal_path(path))? {
         // SQLite would make one.
         return Err(disk::DiskError::NotFound { path: path.into() }.into());
     }

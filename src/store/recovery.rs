@@ -273,9 +273,7 @@ fn fill(mut salvaged: Salvage, backup: &Salvage) -> (Salvage, usize) {
         match place {
             Some(place) => {
                 let session: &mut Transcript = &mut salvaged.sessions[place];
-                session.messages.extend(found);
-                // Both are in their order already; a turn's moment puts them together.
-                session.messages.sort_by_key(|message| message.created_at);
+                take_in(&mut session.messages, &old.messages, found);
                 session.title = session.title.take().or_else(|| old.title.clone());
             }
             None => salvaged.sessions.push(Transcript { messages: found, ..old.clone() }),
@@ -293,4 +291,22 @@ fn fill(mut salvaged: Salvage, backup: &Salvage) -> (Salvage, usize) {
         }
     }
     (salvaged, taken)
+}
+
+/// Puts the messages `found` in their places: where they stood in `old`, of which `messages` has some.
+fn take_in(messages: &mut Vec<StoredMessage>, old: &[StoredMessage], found: Vec<StoredMessage>) {
+    let mut found: BTreeMap<[u8; 16], StoredMessage> = found.into_iter().map(|m| (m.id.0, m)).collect();
+    let mut next: Option<[u8; 16]> = None;
+    for message in old.iter().rev() {
+        let id = message.id.0;
+        if let Some(message) = found.remove(&id) {
+            let before = next.and_then(|next| messages.iter().position(|m| m.id.0 == next));
+            // After the last one that is still there: what was said since the backup is later.
+            let at = before.unwrap_or_else(|| messages.partition_point(|m| m.created_at <= message.created_at));
+            messages.insert(at, message);
+            next = Some(id);
+        } else if messages.iter().any(|m| m.id.0 == id) {
+            next = Some(id);
+        }
+    }
 }

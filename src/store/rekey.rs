@@ -20,16 +20,27 @@ impl Store {
         key: &SecretBox<[u8; 32]>,
         previous: &[SecretBox<[u8; 32]>],
         access: Access,
-        along: Along<'_>,
     ) -> Result<Self, StoreError> {
-        let Along { on_step, backups } = along;
-        let mut open = |key| Self::open_along(path, key, access, Along { on_step: &mut *on_step, backups });
-        let wrong = match open(key) {
+        Self::open_rotated_along(path, key, previous, access, &mut Along { on_step: &mut |_| (), backups: None })
+    }
+
+    /// As [`Store::open_rotated`], with somebody who is told of its steps, and a backup before the schema is changed.
+    ///
+    /// # Errors
+    /// As [`Store::open_rotated`] and [`Store::open_along`].
+    pub fn open_rotated_along(
+        path: &Path,
+        key: &SecretBox<[u8; 32]>,
+        previous: &[SecretBox<[u8; 32]>],
+        access: Access,
+        along: &mut Along<'_>,
+    ) -> Result<Self, StoreError> {
+        let wrong = match Self::open_along(path, key, access, along) {
             Err(error @ StoreError::WrongKey { .. }) => error,
             opened => return opened,
         };
         for former in previous {
-            match open(former) {
+            match Self::open_along(path, former, access, along) {
                 Err(StoreError::WrongKey { .. }) => {}
                 Err(error) => return Err(error),
                 Ok(mut store) => {

@@ -12,8 +12,8 @@ use crate::transcript::{FinishReason, MESSAGE_BYTES_MAX, StoredMessage, TITLE_BY
 
 mod hostile;
 mod opening;
-mod rekey;
 mod recovery;
+mod rekey;
 
 const NOW: Timestamp = Timestamp::from_ms(1_795_688_340_123);
 

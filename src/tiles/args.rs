@@ -146,8 +146,10 @@ pub(crate) enum Command {
     /// Say what is stored where, and what the operating system itself records
     #[command(before_help = "Example:\n  tiles privacy")]
     Privacy,
-    /// Show the settings in force and where each came from
-    #[command(before_help = "Example:\n  tiles config show")]
+    /// Show the settings in force and where each came from; change those of the bundle
+    #[command(
+        before_help = "Examples:\n  tiles config show\n  tiles config set model smollm2\n  tiles config unset model"
+    )]
     Config {
         #[command(subcommand)]
         command: ConfigCommand,
@@ -412,6 +414,18 @@ pub(crate) enum ExportFormat {
 pub(crate) enum ConfigCommand {
     /// List the settings in force and where each came from
     Show,
+    /// Set one for this bundle: `model` or `color`
+    Set {
+        /// Its name
+        name: String,
+        /// Its value
+        value: String,
+    },
+    /// Take one back
+    Unset {
+        /// Its name
+        name: String,
+    },
 }
 
 #[cfg(test)]

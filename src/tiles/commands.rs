@@ -42,7 +42,7 @@ pub(crate) fn dispatch(app: &App, command: Option<Command>, arguments: RunArgume
         Some(Command::Doctor(arguments)) => doctor::run(app, &arguments),
         Some(Command::Data { command }) => data::run(app, command),
         Some(Command::Privacy) => privacy::run(app),
-        Some(Command::Config { .. }) => config::run(app),
+        Some(Command::Config { command }) => config::run(app, command),
         Some(Command::Completions { shell }) => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "tiles", &mut script);

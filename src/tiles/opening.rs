@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tilekit::bundle::{Bundle, Verified};
 use tilekit::disk::{self, DiskError};
 use tilekit::identity::{Identity, SlotHeader};
+use tilekit::logbook::Event;
 use tilekit::store::{Access, Along, BackupFile, Lineage, Separation, Step, Store, StoreError};
 use tilekit::time::Clock;
 
@@ -39,11 +40,38 @@ impl App {
             let why = "a recovery of the database was cut before its end";
             return Err(Failure::new(Code::Integrity, why, "finish it with `tiles data recover`"));
         }
-        if unexpected == Unexpected::Ask && is_gone(&database)? {
-            if let Some(mark) = mark.read()? {
-                return Err(StoreError::Lost { path: database, last_at: mark.last_at }.into());
+        if unexpected == Unexpected::Ask
+            && is_gone(&database)?
+            && let Some(mark) = mark.read()?
+        {
+            return Err(StoreError::Lost { path: database, last_at: mark.last_at }.into());
+        }
+        let store = self.open_checked(&database, identity, access, &folder)?;
+        let lineage = store.lineage(&mark, key)?;
+        let found = explain(&lineage);
+        match (&found, unexpected, access) {
+            (None, ..) | (_, Unexpected::Accept, _) => {}
+            (Some((what, _)), _, Access::ReadOnly) => self.terminal.warn(what),
+            (Some((what, hint)), ..) => self.ask_about(&store, &lineage, what, hint)?,
+        }
+        if access == Access::ReadWrite {
+            store.begin_run(mark, key, self.clock.now())?;
+            if found.is_some() {
+                // It was gone on with, and isn't asked about again.
+                store.accept_lineage()?;
             }
         }
+        Ok(store)
+    }
+
+    /// Opens the database, says what is being checked meanwhile, and what was found.
+    fn open_checked(
+        &self,
+        database: &Path,
+        identity: &Identity,
+        access: Access,
+        backups: &Path,
+    ) -> Result<Store, Failure> {
         let mut spinner = None;
         let mut on_step = |step| {
             let label = step_label(step);
@@ -52,11 +80,14 @@ impl App {
                 Some(spinner) => spinner.label(label),
             }
         };
-        let along = Along { on_step: &mut on_step, backups: Some(&folder) };
-        let previous = identity.previous_database_keys();
-        let opened = Store::open_rotated(&database, identity.database_key(), previous, access, along);
+        let mut along = Along { on_step: &mut on_step, backups: Some(backups) };
+        let (present, previous) = (identity.database_key(), identity.previous_database_keys());
+        let opened = Store::open_rotated_along(database, present, previous, access, &mut along);
         drop(spinner);
         let store = opened?;
+        if store.opening().recovered {
+            self.log(Event::Recovered);
+        }
         if store.opening().rekeyed {
             self.terminal.say("Encrypting the database with its new key had been cut; it is finished now.");
         }
@@ -67,17 +98,6 @@ impl App {
         }
         if store.opening().backup_put_off {
             self.terminal.warn("no backup was made before the database was brought up to date: the drive is too full");
-        }
-        let lineage = store.lineage(&mark, key)?;
-        if let Some((what, hint)) = explain(&lineage) {
-            match (unexpected, access) {
-                (Unexpected::Accept, _) => {}
-                (_, Access::ReadOnly) => self.terminal.warn(&what),
-                _ => self.ask_about(&store, &lineage, &what, hint)?,
-            }
-        }
-        if access == Access::ReadWrite {
-            store.begin_run(mark, key, self.clock.now())?;
         }
         Ok(store)
     }
@@ -128,7 +148,13 @@ pub(crate) fn explain(lineage: &Lineage) -> Option<(String, &'static str)> {
         Lineage::Continued => return None,
         Lineage::Older { database_at, drive_at, runs } => {
             let (was, lacks) = match database_at {
-                Some(at) => (format!("was last changed at {at}"), format!("what was said in {runs} later uses")),
+                Some(at) => (
+                    format!("was last changed at {at}"),
+                    match runs {
+                        1 => "what was said in the last use".into(),
+                        runs => format!("what was said in {runs} later uses"),
+                    },
+                ),
                 None => ("was never used".into(), "everything that was said".into()),
             };
             let what = format!(
@@ -140,13 +166,15 @@ pub(crate) fn explain(lineage: &Lineage) -> Option<(String, &'static str)> {
             let parted = parted_at.map_or("some time ago".into(), |at| format!("after {at}"));
             let newer = if database_at > drive_at { "the one that is here now" } else { "the one that was here" };
             let what = format!(
-                "this database comes from another copy of the drive, and both copies were used since they parted {parted}: \
-                 the one here now {database_runs} times, last at {database_at}; the one that was here {drive_runs} times, \
-                 last at {drive_at}. The newer is {newer}"
+                "this database comes from another copy of the drive, and both copies were used since they parted {parted}. The \
+                 one here now was used {}, last at {database_at}; the one that was here {}, last at {drive_at}. The newer is \
+                 {newer}",
+                times(*database_runs),
+                times(*drive_runs)
             );
             (
                 what,
-                "put the other back, or bring both together: `tiles session export --format json` on one, `tiles session import` on the other",
+                "put the other `data/tiles.db` back, or bring what you miss over: `tiles session export ID --format json` on the other copy, `tiles session import FILE` here",
             )
         }
         Lineage::KeyOlder { key, database } => {
@@ -172,6 +200,14 @@ pub(crate) fn explain(lineage: &Lineage) -> Option<(String, &'static str)> {
     })
 }
 
+fn times(count: usize) -> String {
+    match count {
+        1 => "once".into(),
+        2 => "twice".into(),
+        count => format!("{count} times"),
+    }
+}
+
 /// What is done when the database is closed: a backup, where one is due.
 pub(crate) struct AtExit {
     pub(crate) terminal: Arc<Terminal>,
@@ -185,7 +221,7 @@ impl AtExit {
     /// is safe in the database itself.
     pub(crate) fn back_up(&self, store: &Store, identity: &Identity) {
         let is_stopped = || self.interrupted.load(Ordering::Relaxed);
-        if store.access() == Access::ReadOnly || is_stopped() {
+        if store.access() == Access::ReadOnly || store.opening().previous_key || is_stopped() {
             return;
         }
         match store.is_backup_due(&self.folder, self.clock.now()) {

@@ -62,7 +62,7 @@ impl App {
         first: &OnboardingArguments,
         unexpected: Unexpected,
     ) -> Result<Open, Failure> {
-        let open = self.unlock_any_seal(bundle, first, unexpected)?;
+        let open = self.unlock_unchecked(bundle, first, unexpected)?;
         match check_seal(bundle, &open.store) {
             Ok(()) => Ok(open),
             Err(changed) => open.close().and(Err(changed)),
@@ -74,6 +74,14 @@ impl App {
         &self,
         bundle: &Bundle<Verified>,
         first: &OnboardingArguments,
+    ) -> Result<Open, Failure> {
+        self.unlock_unchecked(bundle, first, Unexpected::Ask)
+    }
+
+    fn unlock_unchecked(
+        &self,
+        bundle: &Bundle<Verified>,
+        first: &OnboardingArguments,
         unexpected: Unexpected,
     ) -> Result<Open, Failure> {
         let lock = self.lock(bundle)?;
@@ -81,7 +89,7 @@ impl App {
         let mut nickname = first.nickname.clone();
         let mut header = None;
         let identity = if key_file.exists()? {
-            let (_, unlocked) = self.open_key_file(&key_file)?;
+            let unlocked = self.open_key_file(&key_file)?.1;
             header = unlocked.header;
             unlocked.identity
         } else if disk::exists(&bundle.database()) {

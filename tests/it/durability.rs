@@ -134,7 +134,7 @@ fn copies_that_were_both_used_are_told_apart_when_they_meet() {
     let refusal = first.unlocked(&["run", "-p", "hello"]);
     refused(&refusal, 5, "both copies were used since they parted");
     let told = String::from_utf8_lossy(&refusal.stderr).into_owned();
-    assert!(told.contains("the one here now 3 times") && told.contains("was here 2 times"), "{told}");
+    assert!(told.contains("here now was used 3 times") && told.contains("was here twice"), "{told}");
     assert!(told.contains("tiles data accept") && told.contains("session import"), "{told}");
     first.ok(&["data", "accept", "--yes"]);
     assert_eq!(sessions(&first), 3);

@@ -238,8 +238,8 @@ fn every_earlier_schema_is_brought_up_to_date() {
         assert!(matches!(read_only, StoreError::Outdated { .. }), "{read_only}");
         let backup_folder = folder.path().join("backup");
         let mut steps = Vec::new();
-        let along = Along { on_step: &mut |step| steps.push(step), backups: Some(&backup_folder) };
-        let store = Store::open_along(&path, &key(), Access::ReadWrite, along).expect("it is brought up to date");
+        let mut along = Along { on_step: &mut |step| steps.push(step), backups: Some(&backup_folder) };
+        let store = Store::open_along(&path, &key(), Access::ReadWrite, &mut along).expect("it is brought up to date");
         let is_older = found > 0;
         assert_eq!(steps.contains(&Step::BackingUp), is_older, "{steps:?}");
         assert_eq!(backups(&backup_folder).expect("it can be listed").len(), usize::from(is_older));

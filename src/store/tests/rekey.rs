@@ -11,15 +11,6 @@ fn key_of(byte: u8) -> SecretBox<[u8; 32]> {
     SecretBox::new(Box::new([byte; 32]))
 }
 
-fn rotated(
-    path: &Path,
-    key: &SecretBox<[u8; 32]>,
-    previous: &[SecretBox<[u8; 32]>],
-    access: Access,
-) -> Result<Store, StoreError> {
-    Store::open_rotated(path, key, previous, access, Along { on_step: &mut |_| (), backups: None })
-}
-
 /// A database with some pages, closed: its session, and the file's bytes.
 fn filled(folder: &TestFolder) -> (SessionId, Vec<u8>) {
     let store = opened(folder);
@@ -61,7 +52,7 @@ fn only_the_new_key_opens_it() {
     let new = fs::read(database(&folder)).expect("it is there");
     let kept = |page: usize| new.get(page..page + 4096).is_some_and(|bytes| bytes == &old[page..page + 4096]);
     assert!((0..old.len()).step_by(4096).all(|page| !kept(page)), "a page is left under the old key");
-    let store = rotated(&database(&folder), &key_of(8), &[key()], Access::ReadWrite).expect("it opens");
+    let store = Store::open_rotated(&database(&folder), &key_of(8), &[key()], Access::ReadWrite).expect("it opens");
     assert!(!store.opening().rekeyed && !store.opening().previous_key);
     assert_eq!(contents(&store, id).len(), before.len() + 2);
 }
@@ -90,7 +81,7 @@ fn a_cut_at_any_step_leaves_a_database_that_opens() {
         let cut = TestFolder::new();
         fs::write(database(&cut), file).expect("it can be written");
         fs::write(cut.path().join("tiles.db-wal"), log).expect("it can be written");
-        let store = rotated(&database(&cut), &key_of(8), &[key_of(9), key()], Access::ReadWrite)
+        let store = Store::open_rotated(&database(&cut), &key_of(8), &[key_of(9), key()], Access::ReadWrite)
             .unwrap_or_else(|error| panic!("step {step}: {error}"));
         assert_eq!(contents(&store, id), before, "step {step}");
         under_the_old += usize::from(store.opening().rekeyed);
@@ -106,11 +97,11 @@ fn a_cut_at_any_step_leaves_a_database_that_opens() {
 fn a_foreign_database_is_not_taken_over() {
     let folder = TestFolder::new();
     let (_, old) = filled(&folder);
-    let wrong = rotated(&database(&folder), &key_of(8), &[key_of(9)], Access::ReadWrite);
+    let wrong = Store::open_rotated(&database(&folder), &key_of(8), &[key_of(9)], Access::ReadWrite);
     assert!(matches!(wrong, Err(StoreError::WrongKey { .. })));
     assert_eq!(fs::read(database(&folder)).expect("it is there"), old);
     // On a medium that can't be written, a previous key opens it, and nothing is changed.
-    let store = rotated(&database(&folder), &key_of(8), &[key()], Access::ReadOnly).expect("it opens");
+    let store = Store::open_rotated(&database(&folder), &key_of(8), &[key()], Access::ReadOnly).expect("it opens");
     assert!(store.opening().previous_key);
     assert!(matches!(store.rekey(&key_of(8)), Err(StoreError::ReadOnly { .. })));
     assert_eq!(fs::read(database(&folder)).expect("it is there"), old);
