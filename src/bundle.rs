@@ -51,6 +51,12 @@ pub enum BundleError {
         /// The folder.
         folder: PathBuf,
     },
+    /// A folder around the program has the data of a bundle, and no marker.
+    #[error("`{}` was a bundle and has lost its `{MANIFEST_NAME}`", folder.display())]
+    LostMarker {
+        /// The folder.
+        folder: PathBuf,
+    },
     /// The marker is the one of the source tree.
     #[error("`{}` is Tiles' source tree, not a bundle", root.display())]
     SourceTree {
@@ -112,7 +118,14 @@ pub enum BundleError {
 impl Hint for BundleError {
     fn hint(&self) -> Option<String> {
         Some(match self {
-            Self::NotFound { .. } => "start Tiles from its drive, or say where that is with `--bundle DIR`".into(),
+            Self::NotFound { .. } => {
+                "start Tiles from its drive, say where that is with `--bundle DIR`, or set it up on this computer with \
+                 `--installed`"
+                    .into()
+            }
+            Self::LostMarker { .. } => {
+                format!("copy `{MANIFEST_NAME}` and `{SIGNATURE_NAME}` back from where the bundle came from")
+            }
             Self::NotABundle { .. } => format!("give the folder that holds `{MANIFEST_NAME}`"),
             Self::SourceTree { .. } => "run `tools/start`, or give a bundle with `--bundle DIR`".into(),
             Self::Manifest { source, .. } => return source.hint(),
@@ -146,6 +159,8 @@ pub enum Trust {
 pub enum Seal {
     /// The makers of the program, with the key that was compiled in.
     Release,
+    /// Nobody: the folder of an installed Tiles holds what belongs to the person, and no list is over it.
+    Installed,
     /// Somebody with a key of their own.
     SelfBuilt {
         /// The short form of that key.
@@ -204,10 +219,12 @@ pub struct Bundle<State> {
 impl Bundle<Found> {
     /// Finds the bundle: the folder `explicit`, or else the nearest folder above `executable` that has a marker.
     ///
-    /// A marker always wins: where it is damaged or can't be read, that is the error, and nothing else is looked for.
+    /// A marker always wins: where it is damaged or can't be read, that is the error, and nothing else is looked for. A drive
+    /// that lost its marker is an error as well, so that nobody goes on with another identity than they think.
     ///
     /// # Errors
-    /// [`BundleError::NotFound`], [`BundleError::NotABundle`], [`BundleError::SourceTree`], and what reading can meet.
+    /// [`BundleError::NotFound`], [`BundleError::NotABundle`], [`BundleError::LostMarker`], [`BundleError::SourceTree`],
+    /// and what reading can meet.
     pub fn find(explicit: Option<&Path>, executable: &Path) -> Result<Self, BundleError> {
         if let Some(folder) = explicit {
             let root = disk::canonical(folder)?;
@@ -221,6 +238,13 @@ impl Bundle<Found> {
         for folder in executable.ancestors().skip(1).take(LEVELS_MAX) {
             if let Some(kind) = disk::kind(&folder.join(MANIFEST_NAME))? {
                 return Self::at(folder.to_path_buf(), kind);
+            }
+        }
+        for folder in executable.ancestors().skip(1).take(LEVELS_MAX) {
+            for rest in [SIGNATURE_NAME, "data/key.a", "data/key.b"] {
+                if disk::kind(&folder.join(rest))?.is_some() {
+                    return Err(BundleError::LostMarker { folder: folder.into() });
+                }
             }
         }
         Err(BundleError::NotFound { executable })
@@ -392,6 +416,38 @@ impl<State> Bundle<State> {
 }
 
 impl Bundle<Verified> {
+    /// The folder of a Tiles that is installed on a computer: laid out as a bundle, without programs and without a list of
+    /// its own. Everything in it is the person's, so there is nothing to verify, and nothing is claimed to be.
+    ///
+    /// # Errors
+    /// [`BundleError::WrongKind`] where a bundle is in that folder, and what looking can meet.
+    pub fn installed(root: &Path) -> Result<Self, BundleError> {
+        let root = disk::canonical(root)?;
+        if disk::kind(&root.join(MANIFEST_NAME))?.is_some() {
+            return Err(BundleError::WrongKind { path: root.join(MANIFEST_NAME) });
+        }
+        let manifest = Manifest {
+            format: crate::manifest::MANIFEST_FORMAT,
+            product: "Tiles".into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            generation: 0,
+            files: Vec::new(),
+        };
+        let sealed = Sealed {
+            manifest_bytes: Vec::new(),
+            signature_text: String::new(),
+            manifest,
+            seal: Seal::Installed,
+            seal_key: SealPublicKey([0; 32]),
+        };
+        Ok(Self { root, state: Verified { sealed, strangers: Vec::new() } })
+    }
+
+    /// Whether this is the folder of an installed Tiles and no bundle.
+    pub fn is_installed(&self) -> bool {
+        *self.seal() == Seal::Installed
+    }
+
     /// What lies in the bundle's own folder without belonging to it: left alone, and never used.
     pub fn strangers(&self) -> &[String] {
         &self.state.strangers

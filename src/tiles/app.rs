@@ -12,9 +12,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use clap::Parser as _;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use tilekit::bundle::{Bundle, BundleLock, Found, Holder, LastExit, Preferences, Trust, Verified};
+use tilekit::bundle::{Bundle, BundleError, BundleLock, Found, Holder, LastExit, Preferences, Trust, Verified};
 use tilekit::disk::{self, DiskError};
 use tilekit::host::{Host, SystemClock};
+use tilekit::identity::{KeyFile, KeyStore as _};
 use tilekit::logbook::{Event, Logbook};
 use tilekit::manifest::signature::SealPublicKey;
 use tilekit::message::SessionId;
@@ -38,6 +39,8 @@ pub(crate) struct Environment {
     pub(crate) editor: Option<String>,
     /// Whether standard input is a terminal.
     pub(crate) stdin_is_terminal: bool,
+    /// Where an installed Tiles keeps what is the person's; `None` where the environment names no home.
+    pub(crate) installed_root: Option<PathBuf>,
     /// Whether a variable says when to use colour.
     pub(crate) names_color: bool,
     /// The home folder and the temporary ones, in which nothing of ours may be left.
@@ -89,6 +92,17 @@ fn harden() {
     let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
     #[cfg(target_os = "linux")]
     let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
+}
+
+/// `~/Library/Application Support/Tiles` on a Mac; `$XDG_DATA_HOME/tiles`, which is `~/.local/share/tiles`, elsewhere. As the
+/// XDG Base Directory Specification says, a relative path doesn't count.
+fn installed_root(xdg_data_home: Option<String>, home: Option<String>) -> Option<PathBuf> {
+    let absolute = |path: Option<String>| path.map(PathBuf::from).filter(|path| path.is_absolute());
+    if cfg!(target_os = "macos") {
+        return Some(absolute(home)?.join("Library/Application Support/Tiles"));
+    }
+    let data = absolute(xdg_data_home).or_else(|| Some(absolute(home)?.join(".local/share")));
+    Some(data?.join("tiles"))
 }
 
 /// When the bundle's settings want colour. Whatever is wrong with the bundle is told by the command that uses it.
@@ -161,6 +175,7 @@ impl App {
             executable,
             editor: variable("VISUAL").or_else(|| variable("EDITOR")).filter(|editor| !editor.trim().is_empty()),
             stdin_is_terminal: std::io::stdin().is_terminal(),
+            installed_root: installed_root(variable("XDG_DATA_HOME"), variable("HOME")),
             names_color: named,
             watched: watched(&variable),
         };
@@ -274,10 +289,17 @@ impl App {
         });
     }
 
-    /// Finds and verifies the bundle.
+    /// Finds and verifies the bundle; or, where no marker is around the program, the installed Tiles that was set up.
     pub(crate) fn bundle(&self) -> Result<Bundle<Verified>, Failure> {
         self.keep_program();
-        let found = Bundle::<Found>::find(self.global.bundle.as_deref(), &self.environment.executable)?;
+        let found = match Bundle::<Found>::find(self.global.bundle.as_deref(), &self.environment.executable) {
+            Err(error @ BundleError::NotFound { .. }) => return self.installed(error),
+            Ok(_) if self.global.installed => {
+                let hint = "leave `--installed` away, or use a program that isn't on a drive";
+                return Err(Failure::new(Code::Usage, "this program is on a drive, whose bundle always wins", hint));
+            }
+            found => found?,
+        };
         let bundle = found.verify(Self::trust())?;
         if self.global.verbose {
             self.terminal.say(&format!("bundle {}", bundle.root().display()));
@@ -287,6 +309,50 @@ impl App {
                 .for_each(|name| self.terminal.warn(&format!("`{name}` isn't part of the bundle")));
         }
         Ok(bundle)
+    }
+
+    /// The installed Tiles of this user. Where there is none yet, it is made only on `--installed` or when the person says so:
+    /// a drive that lost its marker, or a program copied somewhere, must not leave an identity in the home of a stranger.
+    fn installed(&self, not_found: BundleError) -> Result<Bundle<Verified>, Failure> {
+        let Some(root) = &self.environment.installed_root else { return Err(not_found.into()) };
+        let data = root.join("data");
+        if !KeyFile::new(&data).exists()? {
+            if !self.global.installed {
+                if !self.terminal.is_interactive() {
+                    return Err(not_found.into());
+                }
+                self.terminal.say("This program isn't on a drive: no bundle is around it.");
+                self.terminal.say(&format!("Tiles can be set up on this computer instead, in {}.", root.display()));
+                if !self.terminal.confirm("Set it up there?", "--installed")? {
+                    return Err(not_found.into());
+                }
+            }
+            disk::create_folder(&data)?;
+        }
+        let bundle = Bundle::installed(root)?;
+        if self.global.verbose {
+            self.terminal.say(&format!("installed in {}", bundle.root().display()));
+        }
+        Ok(bundle)
+    }
+
+    /// The bundle of a drive, for what an installed Tiles doesn't have.
+    pub(crate) fn drive(&self) -> Result<Bundle<Verified>, Failure> {
+        let bundle = self.bundle()?;
+        if bundle.is_installed() {
+            let why = "this Tiles is installed on the computer, and isn't a bundle that could be sealed or copied";
+            return Err(Failure::new(Code::Usage, why, "name the drive's folder with `--bundle DIR`"));
+        }
+        Ok(bundle)
+    }
+
+    /// Why it is this bundle.
+    pub(crate) fn found_by(&self, bundle: &Bundle<Verified>) -> &'static str {
+        match bundle.is_installed() {
+            true => "installed for this user: no marker is around the program",
+            false if self.global.bundle.is_some() => "--bundle",
+            false => "the folder around the program",
+        }
     }
 
     /// Takes the bundle for this process; another that has it is named at once.
@@ -355,6 +421,19 @@ impl App {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn an_installed_tiles_is_where_the_system_keeps_data() {
+        let root = |xdg: Option<&str>, home: Option<&str>| {
+            let root = installed_root(xdg.map(Into::into), home.map(Into::into));
+            root.map(|root| root.display().to_string())
+        };
+        assert_eq!(root(Some("/x"), Some("/home/ada")).as_deref(), Some("/x/tiles"));
+        assert_eq!(root(None, Some("/home/ada")).as_deref(), Some("/home/ada/.local/share/tiles"));
+        assert_eq!(root(Some("relative"), Some("/home/ada")).as_deref(), Some("/home/ada/.local/share/tiles"));
+        assert_eq!((root(None, None), root(Some(""), Some("x"))), (None, None));
+    }
 
     #[test]
     fn what_starts_again_is_locked() {

@@ -41,6 +41,9 @@ pub(crate) struct Global {
     /// Use the bundle in this folder instead of the one around the program
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) bundle: Option<PathBuf>,
+    /// Set Tiles up on this computer, for this user; only where no bundle is around the program
+    #[arg(long, global = true, conflicts_with = "bundle")]
+    pub(crate) installed: bool,
     /// Print one JSON value on standard output, and nothing else there
     #[arg(long, global = true)]
     pub(crate) json: bool,

@@ -134,6 +134,7 @@ fn code_of(error: &(dyn Error + 'static)) -> Code {
         return match error {
             BundleError::Manifest { .. }
             | BundleError::ForeignSeal { .. }
+            | BundleError::LostMarker { .. }
             | BundleError::Missing { .. }
             | BundleError::Unlisted { .. }
             | BundleError::WrongKind { .. }

@@ -11,6 +11,9 @@ const SEAL: &str = "bundle.seal";
 
 /// Refuses another seal, or a lower generation, than was remembered; remembers the first one and a renewed one.
 pub(crate) fn check_seal(bundle: &Bundle<Verified>, store: &Store) -> Result<(), Failure> {
+    if bundle.is_installed() {
+        return Ok(());
+    }
     let standing = bundle.seal_mark().compare(store.setting(SEAL)?.as_deref())?;
     match (standing, store.access()) {
         (Standing::First | Standing::Renewed, Access::ReadWrite) => remember_seal(bundle, store),

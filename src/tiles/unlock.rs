@@ -92,6 +92,11 @@ impl App {
             let unlocked = self.open_key_file(&key_file)?.1;
             header = unlocked.header;
             unlocked.identity
+        } else if disk::exists(&bundle.database()) {
+            // New keys would never open it, and would hide that the right ones are missing.
+            let why = format!("`{}` is there, and the key file that opens it isn't", bundle.database().display());
+            let hint = "copy `data/key.a` or `data/key.b` back from a backup or another copy of the drive";
+            return Err(Failure::new(Code::Integrity, why, hint));
         } else if bundle.is_read_only() {
             let hint = "write once to the drive: run `tiles account create` where it isn't write-protected";
             return Err(Failure::new(Code::Locked, "this drive has no identity yet, and is write-protected", hint));

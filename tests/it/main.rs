@@ -11,6 +11,7 @@ mod every_command;
 mod faults;
 mod gguf;
 mod goldens;
+mod installed;
 mod keys;
 mod launcher;
 mod library;

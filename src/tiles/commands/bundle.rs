@@ -23,7 +23,7 @@ mod verify;
 pub(crate) fn run(app: &App, command: BundleCommand) -> Result<(), Failure> {
     match command {
         BundleCommand::Info => info(app, &app.bundle()?),
-        BundleCommand::Verify { full: false, .. } => verify::quick(app, &app.bundle()?),
+        BundleCommand::Verify { full: false, .. } => verify::quick(app, &app.drive()?),
         BundleCommand::Verify { full: true, shipped, restart } => verify::full(app, shipped, restart),
         BundleCommand::Repair { from, shipped, dry_run } => repair::run(app, &from, shipped, dry_run),
         BundleCommand::Create { dest, landing } => create::create(app, &dest, landing),
@@ -40,6 +40,7 @@ pub(crate) fn run(app: &App, command: BundleCommand) -> Result<(), Failure> {
 /// Who sealed the bundle, in words.
 pub(crate) fn sealed_by(bundle: &Bundle<impl Listed>) -> String {
     match bundle.seal() {
+        Seal::Installed => "none: installed on this computer, and no list is over it".into(),
         Seal::Release => "released, sealed by the makers of this program".into(),
         Seal::SelfBuilt { short_key } => format!("self-built, sealed by {short_key}"),
     }

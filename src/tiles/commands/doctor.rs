@@ -112,7 +112,7 @@ fn look(app: &App, bundle: &Bundle<Verified>, host: &Host) -> Result<(Value, Vec
     let has_identity = key_file.exists()?;
     let slots = key_file.headers()?.iter().filter(|slot| slot.is_ok()).count();
     let root = bundle.root().display().to_string();
-    let found_by = if app.global.bundle.is_some() { "--bundle" } else { "the folder around the program" };
+    let found_by = app.found_by(bundle);
     let models: Vec<String> = shipped(bundle)?.list().into_iter().map(|model| model.name).collect();
     let engine = machine::engine(host)?;
     let files = bundle.manifest().files.len();

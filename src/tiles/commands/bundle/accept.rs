@@ -9,7 +9,7 @@ use crate::seal_memory::remember_seal;
 
 /// Runs it.
 pub(super) fn run(app: &App, yes: bool) -> Result<(), Failure> {
-    let bundle = app.bundle()?;
+    let bundle = app.drive()?;
     let open = app.unlock_any_seal(&bundle, &Default::default())?;
     let mark = bundle.seal_mark();
     let question = format!("Accept this bundle ({}, generation {})?", sealed_by(&bundle), mark.generation);

@@ -15,7 +15,7 @@ use crate::terminal::{Stream, TerminalError};
 
 /// Writes the archive.
 pub(super) fn export(app: &App, file: &Path) -> Result<(), Failure> {
-    let bundle = app.bundle()?;
+    let bundle = app.drive()?;
     let total = bundle.manifest().files.iter().map(|entry| entry.size).sum();
     if file.as_os_str() == "-" {
         if app.terminal.is_terminal(Stream::Out) {

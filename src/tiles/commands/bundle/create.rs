@@ -17,7 +17,7 @@ use crate::failure::Failure;
 
 /// Makes a bundle without data.
 pub(super) fn create(app: &App, dest: &Path, landing: Landing) -> Result<(), Failure> {
-    let bundle = app.bundle()?;
+    let bundle = app.drive()?;
     let rules = Rules { replace: landing.replace, allow_older: landing.allow_older, with_data: false };
     let plan = bundle.plan_move(dest, &[], 0, rules)?;
     if landing.dry_run {
@@ -37,7 +37,7 @@ pub(super) fn create(app: &App, dest: &Path, landing: Landing) -> Result<(), Fai
 
 /// Makes a bundle with everything in it.
 pub(super) fn copy(app: &App, dest: &Path, dry_run: bool) -> Result<(), Failure> {
-    let bundle = app.bundle()?;
+    let bundle = app.drive()?;
     let rules = Rules { with_data: true, ..Rules::default() };
     if !KeyFile::new(&bundle.key_folder()).exists()? {
         // Nobody has data in it yet.
