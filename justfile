@@ -12,6 +12,10 @@ test *FILTER:
 check:
     cargo clippy --locked --all-targets -- -D warnings
 
+# Power cuts by the hundred, on an exFAT of its own: minutes
+soak *TIMES:
+    tools/soak {{TIMES}}
+
 # Fuzz one parser for a while: just fuzz gguf 60
 fuzz TARGET SECONDS="60":
     tools/fuzz {{TARGET}} {{SECONDS}}

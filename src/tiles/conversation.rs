@@ -27,6 +27,7 @@ use crate::repl::markdown::code::Syntaxes;
 use crate::repl::markdown::{Markdown, Mode};
 use crate::repl::thoughts::Thoughts;
 use crate::terminal::Stream;
+use crate::terminal::progress::Progress;
 
 /// What `tiles run` resolved: where the weights are and how the model is asked.
 pub(crate) struct Resolved {
@@ -205,9 +206,15 @@ impl App {
                 return;
             }
             if status.bytes_total > 0 {
-                let bar =
-                    bar.get_or_insert_with(|| self.terminal.progress("Loading and verifying", status.bytes_total));
-                bar.set(status.bytes_read);
+                match &bar {
+                    Some(bar) => Progress::set(bar, status.bytes_read),
+                    None => {
+                        let new = self.terminal.progress("Loading and verifying", status.bytes_total);
+                        // What was read while the person typed took longer than this line has been there.
+                        new.begin_at(status.bytes_read);
+                        bar = Some(new);
+                    }
+                }
             }
             std::thread::sleep(std::time::Duration::from_millis(20));
         }

@@ -4,12 +4,12 @@ use std::rc::Rc;
 
 use tilekit::bundle::{Bundle, Verified};
 use tilekit::chat::{ChatError, ChatSession, is_interrupted};
-use tilekit::disk;
+use tilekit::disk::{self, DiskError};
 use tilekit::engine::worker::Worker;
 use tilekit::engine::{Completion, EngineError};
 use tilekit::message::SessionId;
 use tilekit::sampling::PARAMETERS;
-use tilekit::store::Store;
+use tilekit::store::{Access, Store, StoreError};
 use tilekit::transcript;
 
 use self::editor::prompt::{PromptReader, Values};
@@ -174,8 +174,14 @@ impl Repl<'_> {
                 Line::Eof | Line::Interrupted => continue,
             };
             reader.add_history(&text);
-            if let Some(store) = self.store() {
-                store.history_append(&text)?;
+            if let Ok(Typed::Message(_)) = typed {
+                // Before anything is written: on a slow drive that waits behind what is read of the model, unseen.
+                self.app.wait_for_engine(&self.worker);
+            }
+            match self.store().map(|store| store.history_append(&text)) {
+                // On a full drive the line can't be recalled later; that the answer isn't kept is told with the answer.
+                Some(Err(StoreError::Disk(DiskError::Full { .. }))) | None => {}
+                Some(appended) => appended?,
             }
             let result = match typed {
                 Ok(Typed::Message(message)) => self.say(&message).map(|()| Flow::Go),
@@ -192,9 +198,9 @@ impl Repl<'_> {
         }
     }
 
-    /// The store, unless nothing is to be kept.
+    /// The store, unless nothing is to be kept, or can be.
     fn store(&self) -> Option<&Store> {
-        self.open.filter(|_| !self.is_private).map(|open| &open.store)
+        self.open.filter(|_| !self.is_private).map(|open| &open.store).filter(|s| s.access() == Access::ReadWrite)
     }
 
     /// This session, where it can be resumed.
@@ -455,9 +461,14 @@ fn is_final(failure: &Failure) -> bool {
     if failure.error.downcast_ref::<crate::terminal::TerminalError>().is_some() {
         return true;
     }
+    let of_store =
+        |error: &StoreError| error.is_integrity() || matches!(error, StoreError::Disk(DiskError::Gone { .. }));
+    if let Some(error) = failure.error.downcast_ref::<StoreError>() {
+        return of_store(error);
+    }
     match failure.error.downcast_ref::<ChatError>() {
         Some(ChatError::Engine(EngineError::Load(_) | EngineError::Stopped)) => true,
-        Some(ChatError::Store(error)) => error.is_integrity(),
+        Some(ChatError::Store(error)) => of_store(error),
         _ => false,
     }
 }

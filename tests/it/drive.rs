@@ -6,6 +6,9 @@ use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use tilekit::identity::{Identity, KeyFile, KeyStore as _, Passphrase, WorkFactor};
+use tilekit::time::Timestamp;
+
 /// What the scripted model says to everything.
 pub(crate) const ANSWER: &str = "Hello from the scripted model.";
 /// The passphrase of every test bundle that has one.
@@ -22,7 +25,8 @@ pub(crate) struct TestBundle {
     pub(crate) passphrase: PathBuf,
 }
 
-fn scratch() -> PathBuf {
+/// The folder of this run's tests.
+pub(crate) fn scratch() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("drives-{}", std::process::id()))
 }
 
@@ -44,36 +48,49 @@ fn sealed() -> &'static Path {
     static SEALED: OnceLock<PathBuf> = OnceLock::new();
     SEALED.get_or_init(|| {
         sweep();
-        let folder = scratch().join("sealed");
-        let (recipe, model) = (folder.join("source"), folder.join("checkpoint"));
-        fs::create_dir_all(&recipe).expect("target can be written");
-        let mut text = String::from("recipe = 1\nproduct = \"Tiles\"\n");
-        let mut file = |path: &str, role: &str, source: &str| {
-            text.push_str(&format!(
-                "[[file]]\npath = \"{path}\"\nrole = \"{role}\"\nsource = \"{source}\"\nlicence = \"MIT\"\n"
-            ));
-        };
-        for (name, role) in [("tiles", "launcher"), ("README.txt", "doc")] {
-            let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("bundle").join(name);
-            fs::copy(from, recipe.join(name)).expect("it is in the tree");
-            file(name, role, &format!("tree:{name}"));
-        }
-        file("bin/linux-x86_64/tiles", "program", "build:x86_64-unknown-linux-gnu");
-        file("models/scripted/", "model", "pypi:scripted==1/checkpoint");
-        fs::write(recipe.join("MANIFEST.toml"), text).expect("target can be written");
-        crate::scripted::write(&model, &["Hello", " from", " the", " scripted", " model."], false);
-        let root = folder.join("Tiles");
-        let program = env!("CARGO_BIN_EXE_tiles");
-        let built = Command::new(program)
-            .args(["bundle", "build"])
-            .args([&recipe.join("MANIFEST.toml"), &root])
-            .args(["--program", program, "--model", &format!("scripted={}", model.display())])
-            .args(["--seal-key", &folder.join("seal.key").display().to_string()])
-            .output()
-            .expect("the program can be run");
-        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-        root
+        build(&scratch().join("sealed"), Path::new(env!("CARGO_BIN_EXE_tiles")))
     })
+}
+
+/// Builds a sealed bundle with that program and the scripted model in `folder`, and gives its root.
+pub(crate) fn build(folder: &Path, program: &Path) -> PathBuf {
+    let (recipe, model) = (folder.join("source"), folder.join("checkpoint"));
+    fs::create_dir_all(&recipe).expect("target can be written");
+    let mut text = String::from("recipe = 1\nproduct = \"Tiles\"\n");
+    let mut file = |path: &str, role: &str, source: &str| {
+        text.push_str(&format!(
+            "[[file]]\npath = \"{path}\"\nrole = \"{role}\"\nsource = \"{source}\"\nlicence = \"MIT\"\n"
+        ));
+    };
+    for (name, role) in [("tiles", "launcher"), ("README.txt", "doc")] {
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("bundle").join(name);
+        fs::copy(from, recipe.join(name)).expect("it is in the tree");
+        file(name, role, &format!("tree:{name}"));
+    }
+    file("bin/linux-x86_64/tiles", "program", "build:x86_64-unknown-linux-gnu");
+    file("models/scripted/", "model", "pypi:scripted==1/checkpoint");
+    fs::write(recipe.join("MANIFEST.toml"), text).expect("target can be written");
+    crate::scripted::write(&model, &["Hello", " from", " the", " scripted", " model."], false);
+    let root = folder.join("Tiles");
+    let built = Command::new(env!("CARGO_BIN_EXE_tiles"))
+        .args(["bundle", "build"])
+        .args([&recipe.join("MANIFEST.toml"), &root])
+        .args(["--program", &program.display().to_string()])
+        .args(["--model", &format!("scripted={}", model.display())])
+        .args(["--seal-key", &folder.join("seal.key").display().to_string()])
+        .output()
+        .expect("the program can be run");
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    root
+}
+
+/// Gives a bundle an identity whose passphrase is turned into a key with the least work there is.
+pub(crate) fn identify(root: &Path) {
+    let data = root.join("data");
+    fs::create_dir_all(&data).expect("target can be written");
+    let identity = Identity::generate(Timestamp::from_ms(1_700_000_000_000)).expect("there is randomness");
+    let passphrase = Passphrase::new(PASSPHRASE.into()).expect("it is one");
+    KeyFile::with_work_factor(&data, WorkFactor::MIN).create(&identity, &passphrase, None).expect("it can be made");
 }
 
 /// The same with an identity, made once, without recovery words.
@@ -124,6 +141,11 @@ impl TestBundle {
         Self::copy_of(sealed(), "Tiles")
     }
 
+    /// The same at a path of its own choosing below the test's folder.
+    pub(crate) fn fresh_at(path: &str) -> Self {
+        Self::copy_of(sealed(), path)
+    }
+
     /// A bundle with an identity (Ada's) and an empty store.
     pub(crate) fn new() -> Self {
         Self::copy_of(personal(), "Tiles")
@@ -147,6 +169,13 @@ impl TestBundle {
         fs::create_dir_all(&home).expect("target can be written");
         fs::write(&passphrase, format!("{PASSPHRASE}\n")).expect("target can be written");
         Self { folder, root, home, passphrase }
+    }
+
+    /// A bundle with an identity that opens at once: its passphrase is turned into a key with the least work there is.
+    pub(crate) fn quick(path: &str) -> Self {
+        let bundle = Self::fresh_at(path);
+        identify(&bundle.root);
+        bundle
     }
 
     /// The path of the passphrase file, for `--passphrase-file`.

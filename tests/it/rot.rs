@@ -14,7 +14,7 @@ use tilekit::engine::checkpoint::Dtype;
 use tilekit::engine::prefix::{LayerState, PrefixState};
 use tilekit::host::{Host, SystemClock};
 use tilekit::identity::WorkFactor;
-use tilekit::identity::{Identity, KeyFile, KeyStore as _, Passphrase};
+use tilekit::identity::{DerivedKey, Identity, KeyFile, KeyStore as _, Passphrase};
 use tilekit::library::added;
 use tilekit::manifest::signature::SealPublicKey;
 use tilekit::manifest::{Entry, FileRole};
@@ -22,7 +22,6 @@ use tilekit::message::{Message, Role, SessionId};
 use tilekit::prefix_cache::PrefixCache;
 use tilekit::store::{Access, Store};
 use tilekit::time::{Clock as _, Timestamp};
-use zeroize::Zeroizing;
 
 /// How many bits are flipped in each kind of file.
 const FLIPS: u64 = 50;
@@ -259,7 +258,7 @@ fn a_flip_in_the_lock_or_a_kept_state_is_harmless() {
         assert!(lock.is_held(), "{which}");
     });
 
-    let cache = PrefixCache::new(&scratch.0.join("cache"), Zeroizing::new([3; 32]), 1 << 20);
+    let cache = PrefixCache::new(&scratch.0.join("cache"), DerivedKey::init(|key| *key = [3; 32]), 1 << 20);
     let layer = LayerState { dtype: Dtype::F16, width: 100, first: 0, keys: vec![5; 8000], values: vec![6; 8000] };
     let state = PrefixState { origin: Sha256Digest([1; 32]), tokens: (0..40).collect(), layers: vec![layer] };
     let id = SessionId([3; 16]);

@@ -87,6 +87,24 @@ impl Screen {
         }
     }
 
+    /// Waits until the screen is as a test wants it, or the program has ended: then false. That it hangs is a failure.
+    #[track_caller]
+    pub(crate) fn wait_or_end(&mut self, is_met: impl Fn(&Self) -> bool) -> bool {
+        self.wait_until("end", |screen| is_met(screen) || screen.text().contains("modes="));
+        !self.text().contains("modes=")
+    }
+
+    /// Says a line; true if the answer `answer` came and then the next prompt, false if the program ended instead or told
+    /// of an error.
+    #[track_caller]
+    pub(crate) fn say(&mut self, line: &str, answer: &str) -> bool {
+        let prompts = self.prompts();
+        self.keys(&format!("{line}\r"));
+        let goes_on = self.wait_or_end(|screen| screen.prompts() > prompts && screen.text().ends_with(READY));
+        let text = self.text();
+        goes_on && !text.contains("error: ") && text.rsplit_once(line).is_some_and(|(_, shown)| shown.contains(answer))
+    }
+
     /// Waits for a text; spaces at the end of a line don't show.
     #[track_caller]
     pub(crate) fn wait(&mut self, text: &str) {

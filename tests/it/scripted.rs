@@ -32,6 +32,11 @@ fn vocabulary(words: &[&str]) -> Vec<String> {
 /// No word may occur twice, nor be a single character: the last token alone decides the next one. With `endless` the
 /// last word leads back to the first.
 pub(crate) fn write(folder: &Path, words: &[&str], endless: bool) {
+    write_sized(folder, words, endless, 32);
+}
+
+/// As [`write`], with an MLP of that width: 1536 bytes of weights each, which come to nothing.
+pub(crate) fn write_sized(folder: &Path, words: &[&str], endless: bool, width: usize) {
     fs::create_dir_all(folder).expect("target can be written");
     let tokens = vocabulary(words);
     let id_of = |word: &str| tokens.iter().position(|token| token == word).expect("it is in the vocabulary");
@@ -59,7 +64,7 @@ pub(crate) fn write(folder: &Path, words: &[&str], endless: bool) {
         "config.json",
         &json!({
             "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": WIDTH, "num_hidden_layers": 1,
-            "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 64,
+            "intermediate_size": width, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 64,
             "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "vocab_size": VOCABULARY, "max_position_embeddings": 4096,
             "tie_word_embeddings": false, "bos_token_id": 1, "eos_token_id": 2
         }),
@@ -83,7 +88,7 @@ pub(crate) fn write(folder: &Path, words: &[&str], endless: bool) {
         }),
     );
     text("tokenizer_config.json", &json!({"eos_token": "<|im_end|>", "chat_template": TEMPLATE}));
-    fs::write(folder.join("model.safetensors"), weights(&next)).expect("target can be written");
+    fs::write(folder.join("model.safetensors"), weights(&next, width)).expect("target can be written");
 }
 
 /// As [`write`], with a template that knows of thoughts: `<think>` and `</think>` may be among the words.
@@ -100,11 +105,14 @@ pub(crate) fn write_thinker(folder: &Path, words: &[&str]) {
 type Value<'a> = &'a dyn Fn(usize, usize) -> f32;
 
 /// All weights of the checkpoint, as a safetensors file.
-fn weights(next: &BTreeMap<usize, usize>) -> Vec<u8> {
+fn weights(next: &BTreeMap<usize, usize>, width: usize) -> Vec<u8> {
     let eye = |row: usize, column: usize| f32::from(u8::from(row == column));
     let script = |row: usize, column: usize| if next.get(&column) == Some(&row) { 10.0 } else { 0.0 };
     let zero = |_: usize, _: usize| 0.0;
     let one = |_: usize, _: usize| 1.0;
+    // No two are the same, so that a piece of the file can be found on a drive; what they come to is multiplied by zero.
+    let unlike = |row: usize, column: usize| (row * WIDTH + column) as f32 / 4_000_000.0;
+    let negative = |row: usize, column: usize| -unlike(row, column);
     let layer = "model.layers.0.";
     let tensors: [(String, Vec<usize>, Value<'_>); 12] = [
         ("model.embed_tokens.weight".into(), vec![VOCABULARY, WIDTH], &eye),
@@ -116,9 +124,9 @@ fn weights(next: &BTreeMap<usize, usize>) -> Vec<u8> {
         (format!("{layer}self_attn.k_proj.weight"), vec![64, WIDTH], &zero),
         (format!("{layer}self_attn.v_proj.weight"), vec![64, WIDTH], &zero),
         (format!("{layer}self_attn.o_proj.weight"), vec![WIDTH, 128], &zero),
-        (format!("{layer}mlp.gate_proj.weight"), vec![32, WIDTH], &zero),
-        (format!("{layer}mlp.up_proj.weight"), vec![32, WIDTH], &zero),
-        (format!("{layer}mlp.down_proj.weight"), vec![WIDTH, 32], &zero),
+        (format!("{layer}mlp.gate_proj.weight"), vec![width, WIDTH], &unlike),
+        (format!("{layer}mlp.up_proj.weight"), vec![width, WIDTH], &negative),
+        (format!("{layer}mlp.down_proj.weight"), vec![WIDTH, width], &zero),
     ];
     safetensors(&tensors)
 }

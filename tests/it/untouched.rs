@@ -2,7 +2,8 @@
 //!
 //! Three ways, each with controls that must fail in the same harness: plain, with empty folders that must stay empty;
 //! jailed, where all but the bundle is read-only and there is no network; audited, with every file and network call
-//! traced. Where the host lacks what a way needs, the test says so in one line, and the other ways still run.
+//! traced. Every command is watched in every way: the list is compared with the program's own. So is the conversation in
+//! a terminal, its end by Ctrl-C and by kill -9. Where the host lacks what a way needs, the test says so in one line, and the other ways still run.
 
 use std::fs;
 use std::io::Write as _;
@@ -10,19 +11,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use crate::drive::{ANSWER, TestBundle};
+use crate::every_command::{Entry, entries, fresh, ours, prepared, words};
+use crate::screen::Screen;
 
-/// The commands that are watched.
-const COMMANDS: &[&[&str]] = &[
-    &["run", "-p", "hi"],
-    &["session", "list"],
-    &["model", "list"],
-    &["model", "list", "--available"],
-    &["privacy"],
-    &["doctor"],
-    &["account"],
-    &["bundle", "verify"],
-    &["bundle", "verify", "--full"],
-];
 /// A program that leaves a file in HOME.
 const LEAK_HOME: &[&str] = &["/bin/sh", "-c", "echo x > \"$HOME/leak\""];
 /// A program that leaves a file in the temporary folder.
@@ -69,13 +60,18 @@ fn lab(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/lab").join(name)
 }
 
-/// The watched program and its arguments, with the passphrase in the bundle's own folder, for it may read nothing else.
-fn argv(bundle: &TestBundle, arguments: &[&str]) -> Vec<String> {
-    let passphrase = bundle.root.join("passphrase.txt");
-    fs::copy(&bundle.passphrase, &passphrase).expect("target can be written");
+/// Where a command finds what it is given: beside the bundle, for it may read nothing else.
+fn given(bundle: &TestBundle) -> PathBuf {
+    ours(bundle).join("given")
+}
+
+/// The watched program and its arguments.
+fn argv(bundle: &TestBundle, arguments: &[String]) -> Vec<String> {
     let program = bundle.root.join("bin/linux-x86_64/tiles").display().to_string();
-    let given = ["--passphrase-file".to_owned(), passphrase.display().to_string()];
-    [program].into_iter().chain(arguments.iter().map(|a| (*a).to_owned())).chain(given).collect()
+    let has_passphrase = arguments.iter().any(|argument| argument.starts_with("--passphrase"));
+    let passphrase = given(bundle).join("passphrase").display().to_string();
+    let last = if has_passphrase { vec![] } else { vec!["--passphrase-file".to_owned(), passphrase] };
+    [program].into_iter().chain(arguments.iter().cloned()).chain(last).collect()
 }
 
 fn owned(control: &[&str]) -> Vec<String> {
@@ -88,12 +84,8 @@ type Way = fn(&TestBundle, &Host, &[String]) -> Result<Output, String>;
 fn finish(host: &Host, command: &mut Command) -> Result<Output, String> {
     let output = host.dress(command).output().map_err(|e| e.to_string())?;
     let left = host.left();
-    let errors = String::from_utf8_lossy(&output.stderr);
     if !left.is_empty() {
         return Err(format!("left on the host: {left:?}"));
-    }
-    if !output.status.success() {
-        return Err(format!("{:?}: {errors}", output.status.code()));
     }
     Ok(output)
 }
@@ -103,18 +95,18 @@ fn plain(_: &TestBundle, host: &Host, argv: &[String]) -> Result<Output, String>
 }
 
 fn jailed(bundle: &TestBundle, host: &Host, argv: &[String]) -> Result<Output, String> {
-    finish(host, Command::new(lab("jail")).arg(&bundle.root).args(argv))
+    finish(host, Command::new(lab("jail")).arg(ours(bundle)).args(argv))
 }
 
 fn audited(bundle: &TestBundle, host: &Host, argv: &[String]) -> Result<Output, String> {
     let log = bundle.home.with_file_name("trace");
     let mut command = Command::new("/usr/bin/python3");
-    command.arg(lab("audit.py")).arg(&bundle.root).args(argv).current_dir(&bundle.root);
+    command.arg(lab("audit.py")).arg(ours(bundle)).args(argv).current_dir(&bundle.root);
     host.dress(&mut command).env("AUDIT_LOG", log);
     let output = command.output().map_err(|e| e.to_string())?;
     let left = host.left();
     let errors = String::from_utf8_lossy(&output.stderr);
-    if !left.is_empty() || !output.status.success() || errors.contains("audit: ") {
+    if !left.is_empty() || errors.contains("audit: ") {
         return Err(format!("{:?}, left {left:?}: {errors}", output.status.code()));
     }
     Ok(output)
@@ -123,24 +115,36 @@ fn audited(bundle: &TestBundle, host: &Host, argv: &[String]) -> Result<Output, 
 /// Runs every command in one way; each must do its work and be clean.
 #[track_caller]
 fn check_clean(way: Way) {
-    let bundle = TestBundle::new();
+    let bundle = prepared();
     let host = Host::beside(&bundle);
-    for command in COMMANDS {
-        let output = way(&bundle, &host, &argv(&bundle, command)).unwrap_or_else(|e| panic!("tiles {command:?}: {e}"));
-        let printed = String::from_utf8_lossy(&output.stdout);
-        assert!(!printed.trim().is_empty() || command[0] == "bundle", "tiles {command:?} printed nothing");
-        if command[0] == "run" {
-            assert_eq!(printed.trim(), ANSWER);
-        }
+    for Entry { line, code, says } in entries(&bundle) {
+        let arguments = words(line, &given(&bundle));
+        let output = way(&bundle, &host, &argv(&bundle, &arguments)).unwrap_or_else(|e| panic!("tiles {line}: {e}"));
+        let (printed, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert_eq!(output.status.code(), Some(*code), "tiles {line}: {errors}");
+        assert!(printed.contains(says) || errors.contains(says), "tiles {line}: no {says:?} in {printed}{errors}");
     }
+    let mut beside: Vec<_> =
+        fs::read_dir(ours(&bundle)).expect("it is there").map(|e| e.expect("it is there").file_name()).collect();
+    beside.sort();
+    assert_eq!(beside, ["Tiles", "given"]);
+    // The first run, on a drive without an identity.
+    let (fresh, first) = (fresh(), ["account", "create", "Ada", "--no-recovery"].map(String::from));
+    let host = Host::beside(&fresh);
+    let output = way(&fresh, &host, &argv(&fresh, &first)).unwrap_or_else(|e| panic!("tiles {first:?}: {e}"));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// Runs a control in one way; it must be caught, for the reason given.
 #[track_caller]
 fn check_caught(way: Way, control: &[&str], reason: &str) {
-    let bundle = TestBundle::new();
+    let bundle = TestBundle::quick("ours/Tiles");
     let host = Host::beside(&bundle);
-    let error = way(&bundle, &host, &owned(control)).expect_err("the control must be caught");
+    let error = match way(&bundle, &host, &owned(control)) {
+        Ok(output) if output.status.success() => panic!("the control wasn't caught"),
+        Ok(output) => String::from_utf8_lossy(&output.stderr).into_owned(),
+        Err(error) => error,
+    };
     assert!(error.contains(reason), "caught, but not for {reason:?}: {error}");
 }
 
@@ -155,7 +159,7 @@ fn has(what: &str, probe: &mut Command) -> bool {
 }
 
 fn has_jail() -> bool {
-    let folder = TestBundle::new();
+    let folder = TestBundle::fresh_at("ours/Tiles");
     has("unshare with mount and network namespaces", Command::new(lab("jail")).arg(&folder.root).arg("/bin/true"))
 }
 
@@ -190,4 +194,99 @@ fn the_audit_finds_nothing() {
         check_caught(audited, READ_HOME, "audit: home: ");
         check_caught(audited, &["/bin/sh", "-c", "read -r line < /etc/passwd"], "audit: read: ");
     }
+}
+
+/// A conversation in a terminal, in one way: `command` has the program in it, `is_audited` that it tells findings.
+fn talk(bundle: &TestBundle, host: &Host, command: &mut Command) -> Screen {
+    host.dress(command).env("TERM", "xterm-256color").env("AUDIT_LOG", bundle.home.with_file_name("trace"));
+    let mut screen = Screen::start(command);
+    screen.ready();
+    assert_eq!(screen.enter("hi"), ANSWER);
+    screen
+}
+
+/// The program in a terminal in each way that works here: its name, and a command that lacks the program's arguments.
+fn terminals(bundle: &TestBundle) -> Vec<(&'static str, Command)> {
+    let mut ways = vec![("plain", Command::new(bundle.root.join("bin/linux-x86_64/tiles")))];
+    let program = argv(bundle, &[]).swap_remove(0);
+    if has_jail() {
+        let mut command = Command::new(lab("jail"));
+        command.arg(ours(bundle)).arg(&program);
+        ways.push(("jailed", command));
+    }
+    if has_audit() {
+        let mut command = Command::new("/usr/bin/python3");
+        command.arg(lab("audit.py")).arg(ours(bundle)).arg(&program).current_dir(&bundle.root);
+        ways.push(("audited", command));
+    }
+    ways
+}
+
+#[test]
+fn a_conversation_leaves_nothing_however_it_ends() {
+    let bundle = prepared();
+    let host = Host::beside(&bundle);
+    for (way, mut command) in terminals(&bundle) {
+        command.args(["--passphrase-file".into(), given(&bundle).join("passphrase")]);
+        let mut screen = talk(&bundle, &host, &mut command);
+        screen.keys("\u{3}");
+        screen.wait("Ctrl-C again or /bye leaves.");
+        screen.ready();
+        screen.keys("\u{3}");
+        assert_eq!(screen.end(), 0, "{way}:\n{}", screen.text());
+        assert!(!screen.text().contains("audit: "), "{way}:\n{}", screen.text());
+        assert_eq!(host.left(), Vec::<PathBuf>::new(), "{way}");
+    }
+}
+
+#[test]
+fn a_killed_program_leaves_no_core_and_no_temporary_file() {
+    use std::io::BufRead as _;
+    use std::os::unix::process::ExitStatusExt as _;
+    let bundle = prepared();
+    let host = Host::beside(&bundle);
+    let endless = given(&bundle).join("endless");
+    crate::scripted::write(&endless, &["One", " more", " word", " and", "\nagain "], true);
+    bundle.ok(&["model", "import", &endless.display().to_string(), "--name", "endless"]);
+    let names = || -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        all_below(ours(&bundle), &mut found);
+        found
+    };
+    bundle.ok(&["-p", "hi"]);
+    let before = names();
+    for signal in ["-QUIT", "-ABRT", "-KILL"] {
+        let line = "run endless -p on --set num_predict=-1";
+        let arguments = argv(&bundle, &words(line, &given(&bundle)));
+        let mut command = Command::new(&arguments[0]);
+        command.args(&arguments[1..]).current_dir(&bundle.root).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut running = host.dress(&mut command).spawn().expect("it can be run");
+        let mut answer = std::io::BufReader::new(running.stdout.take().expect("it is piped"));
+        answer.read_line(&mut String::new()).expect("it answers");
+        let limits = fs::read_to_string(format!("/proc/{}/limits", running.id())).expect("it runs");
+        let core = limits.lines().find(|line| line.starts_with("Max core file size")).expect("Linux has it");
+        assert_eq!(core.split_whitespace().nth(4), Some("0"), "{core}");
+        let killed = Command::new("kill").args([signal, &running.id().to_string()]).status();
+        assert!(killed.is_ok_and(|status| status.success()));
+        let status = running.wait().expect("it ends");
+        assert!(status.signal().is_some() && !status.core_dumped(), "{signal}: {status}");
+        assert_eq!(host.left(), Vec::<PathBuf>::new(), "{signal}");
+        // What of the database lies beside it is taken in at the next start.
+        let new: Vec<_> = names()
+            .into_iter()
+            .filter(|name| !before.contains(name) && !name.to_string_lossy().contains("tiles.db-"))
+            .collect();
+        assert_eq!(new, Vec::<PathBuf>::new(), "{signal}");
+    }
+    bundle.ok(&["session", "list"]);
+    assert_eq!(names(), before, "the next start tidies up");
+}
+
+/// The paths of all files below a folder, sorted.
+fn all_below(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).expect("it is there") {
+        let path = entry.expect("it is there").path();
+        if path.is_dir() { all_below(&path, found) } else { found.push(path) }
+    }
+    found.sort();
 }

@@ -108,5 +108,87 @@ else
   echo "   skipped: needs the Rust toolchain, cmake and Xcode's Metal compiler"
 fi
 
+step "14. what the person sees" "pulled at the prompt: an error that says to plug the drive in again, in under 2 s, no crash report"
+reports=$HOME/Library/Logs/DiagnosticReports
+reports_before=$(ls "$reports" 2>/dev/null | grep -c '^tiles')
+if [ -n "$image" ] && command -v expect >/dev/null 2>&1; then
+  expect "$here/tests/mac/pulled.exp" "$work/volume/Tiles/tiles" "$work/passphrase" "$work/volume" "$work/drive.dmg"; verdict $? "see above"
+  image=
+  hdiutil attach -quiet -nobrowse -mountpoint "$work/volume" "$work/drive.dmg" && image=1
+  "$work/volume/Tiles/tiles" --no-input --passphrase-file "$work/passphrase" session search "kept before the pull" | grep -q "kept"
+  verdict $? "what was answered before the pull is lost"
+else
+  echo "   skipped: no image, or no expect(1)"
+fi
+[ "$(ls "$reports" 2>/dev/null | grep -c '^tiles')" = "$reports_before" ]; verdict $? "a crash report was written: it stays on the Mac, and says when Tiles ran"
+
+if [ -n "$image" ]; then
+  step "15. power cut" "20 times torn away while it chats; each time what was answered is there, and the key opens"
+  answered=0; lost=0
+  for round in $(seq 1 20); do
+    ( n=0; while "$work/volume/Tiles/tiles" --no-input --passphrase-file "$work/passphrase" run -p "round $round question $n" \
+        --set num_predict=8 >/dev/null 2>&1; do echo "round $round question $n" >> "$work/answered"; n=$((n + 1)); done ) &
+    running=$!
+    sleep "$((round % 5 + 2)).$((round * 7 % 10))"
+    hdiutil detach -quiet -force "$work/volume"; wait "$running"
+    hdiutil attach -quiet -nobrowse -mountpoint "$work/volume" "$work/drive.dmg" || { verdict 1 "the volume is broken"; break; }
+    "$work/volume/Tiles/tiles" --no-input --passphrase-file "$work/passphrase" session export --format json > "$work/kept" 2> "$work/kept.errors" ||
+      { lost=$((lost + 1)); cat "$work/kept.errors"; }
+    while read -r question; do
+      answered=$((answered + 1)); grep -qF "\"$question\"" "$work/kept" || { lost=$((lost + 1)); echo "   lost: $question"; }
+    done < "$work/answered"; : > "$work/answered"
+  done
+  echo "   $answered answered, $lost lost (detach -force writes back what the system holds: it is milder than a pulled stick)"
+  [ "$lost" = 0 ] && [ "$answered" -gt 0 ]; verdict $? "answered messages were lost"
+
+  step "16. write-protected" "an answer, one warning, nothing saved, the same image afterwards"
+  hdiutil detach -quiet -force "$work/volume"; image=
+  before=$(shasum -a 256 "$work/drive.dmg")
+  hdiutil attach -quiet -nobrowse -readonly -mountpoint "$work/volume" "$work/drive.dmg" && image=1
+  ask "$work/volume/Tiles" --engine cpu > "$work/protected" 2> "$work/protected.errors"; verdict $? "no answer"
+  [ "$(grep -c write-protected "$work/protected.errors")" = 1 ]; verdict $? "it isn't said once"
+  hdiutil detach -quiet -force "$work/volume"; image=
+  [ "$before" = "$(shasum -a 256 "$work/drive.dmg")" ]; verdict $? "something was written"
+  hdiutil attach -quiet -nobrowse -mountpoint "$work/volume" "$work/drive.dmg" && image=1
+
+  step "17. full" "an import is refused before it begins; a conversation says that there is no space; what was kept is there"
+  mkfile -n "$(df -k "$work/volume" | awk 'NR==2 {print $4 - 512}')k" "$work/volume/filler"
+  "$work/volume/Tiles/tiles" --no-input --passphrase-file "$work/passphrase" model export smollm2-135m "$work/volume/too-large.tar" 2> "$work/full"
+  [ $? != 0 ] && grep -q space "$work/full"; verdict $? "$(cat "$work/full")"
+  rm -f "$work/volume/filler" "$work/volume/too-large.tar"
+  "$work/volume/Tiles/tiles" --no-input --passphrase-file "$work/passphrase" session list >/dev/null; verdict $? "the sessions can't be read"
+fi
+
+step "18. every command writes nowhere else" "each in a sandbox without network that allows writing to the drive alone; a control that writes to HOME is stopped"
+cage="(version 1)(allow default)(deny network*)(deny file-write*)(allow file-write* (subpath \"$drive\") (subpath \"/dev\"))"
+sandbox-exec -p "$cage" sh -c 'echo leak > "$HOME/tiles-leak"' 2>/dev/null; [ ! -e "$HOME/tiles-leak" ]; verdict $? "the sandbox stops nothing"
+rm -f "$HOME/tiles-leak"
+for line in "account" "bundle info" "bundle verify" "model list" "model show smollm2-135m" "session list" "session search Paris" \
+  "session export --format json" "key status" "doctor" "privacy" "config show" "completions zsh" "man"; do
+  # shellcheck disable=SC2086
+  sandbox-exec -p "$cage" "$drive/tiles" --no-input --passphrase-file "$work/passphrase" $line >/dev/null 2> "$work/caged"
+  verdict $? "tiles $line: $(tail -2 "$work/caged")"
+done
+
+step "19. nothing of HOME is looked at" "no path under HOME among the files that an answer opens (fs_usage needs sudo: run by hand what this prints)"
+echo "   sudo fs_usage -w -f pathname tiles | grep \"$HOME\"     # beside: $drive/tiles run -p hi"
+
+step "20. quarantine" "with the attribute of a browser's download macOS refuses the first start, as README says; without it, it starts"
+cp -R "$drive" "$work/downloaded"
+xattr -w com.apple.quarantine "0083;00000000;Safari;00000000-0000-0000-0000-000000000000" "$work/downloaded/bin/macos-arm64/tiles"
+spctl --assess --type execute "$work/downloaded/bin/macos-arm64/tiles" 2>&1 | sed 's/^/   /'
+xattr -dr com.apple.quarantine "$work/downloaded"
+"$work/downloaded/tiles" --version; verdict $? "it doesn't start without the attribute either"
+
+step "21. a name in two forms" "a folder whose name a Mac writes with combining marks (NFD) and one written in single characters (NFC)"
+for name in "$(printf 'Stick u\314\210')" "$(printf 'Stick \303\274 2')"; do
+  cp -R "$drive" "$work/$name"
+  (cd / && ask "$work/$name" --engine cpu >/dev/null); verdict $? "no answer from $name"
+  env -i "$work/$name/tiles" --no-input --passphrase-file "$work/passphrase" session list >/dev/null; verdict $? "no HOME, no answer"
+  rm -rf "${work:?}/$name"; [ ! -e "$work/$name" ]; verdict $? "something is left"
+done
+
+step "22. a device that lies" "not possible with hdiutil; tested on Linux"
+
 printf '\n%s checks failed\n' "$failed"
 [ "$failed" = 0 ]

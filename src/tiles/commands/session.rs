@@ -79,6 +79,8 @@ fn act(app: &App, command: SessionCommand, store: &Store, states: &PrefixCache) 
                 ExportFormat::Json => transcript::to_json(&transcripts),
                 ExportFormat::Md => transcripts.iter().map(transcript::to_markdown).collect::<Vec<_>>().join("\n\n"),
             };
+            // A program gets what was said; a terminal isn't steered by it.
+            let text = if app.terminal.is_terminal(Stream::Out) { neutralise(&text) } else { text.into() };
             Ok(app.terminal.out(&format!("{}\n", text.trim_end()))?)
         }
         SessionCommand::Import { file, dry_run } => {

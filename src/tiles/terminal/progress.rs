@@ -33,6 +33,12 @@ impl Progress {
         Self { bar }
     }
 
+    /// Says how many bytes were done before anything was measured: they don't count for the speed.
+    pub(crate) fn begin_at(&self, done_bytes: u64) {
+        self.bar.set_position(done_bytes);
+        self.bar.reset_eta();
+    }
+
     /// Says how many bytes are done in all.
     pub(crate) fn set(&self, done_bytes: u64) {
         self.bar.set_position(done_bytes);
