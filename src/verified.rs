@@ -2,12 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+
+use sha2::{Digest as _, Sha256};
 
 use crate::digest::{CHUNK_BYTES, CHUNKED_ABOVE_BYTES, ChunkDigests, Sha256Digest};
 use crate::disk::{self, DiskError};
 use crate::hint::Hint;
 use crate::manifest::Entry;
+
+/// How much of a chunk is read before its hashing begins, in bytes.
+const PIECE_BYTES: usize = 256 * 1024;
 
 /// A file is not what the list that covers it says.
 #[derive(Debug, thiserror::Error)]
@@ -130,16 +137,47 @@ impl VerifiedFile {
     /// [`IntegrityError::Chunk`], and what reading can meet. The buffer then holds zeros.
     pub fn read_chunk(&self, chunk_idx: u64, buffer: &mut [u8]) -> Result<(), IntegrityError> {
         let offset = chunk_idx * u64::from(CHUNK_BYTES);
-        disk::read_at(&self.file, &self.path, offset, buffer)?;
-        let verified = match &self.chunks {
-            Some(chunks) => chunks.get(chunk_idx) == Some(Sha256Digest::of(buffer)),
-            None => true,
+        let read = match &self.chunks {
+            Some(chunks) => self.read_and_hash(offset, buffer).map(|digest| chunks.get(chunk_idx) == Some(digest)),
+            None => disk::read_at(&self.file, &self.path, offset, buffer).map(|()| true),
         };
-        if verified {
-            return Ok(());
+        match read {
+            Ok(true) => Ok(()),
+            Ok(false) => {
+                buffer.fill(0);
+                Err(IntegrityError::Chunk { path: self.path.clone(), offset })
+            }
+            Err(error) => {
+                buffer.fill(0);
+                Err(error.into())
+            }
         }
-        buffer.fill(0);
-        Err(IntegrityError::Chunk { path: self.path.clone(), offset })
+    }
+
+    /// Fills `buffer` and gives its digest. Each piece is hashed while the next one is read, so that the drive doesn't wait
+    /// for the hash where the system reads little ahead (FUSE 128 KiB); `tools/verified-load` measures what is left of it.
+    fn read_and_hash(&self, offset: u64, buffer: &mut [u8]) -> Result<Sha256Digest, DiskError> {
+        if buffer.len() <= PIECE_BYTES {
+            disk::read_at(&self.file, &self.path, offset, buffer)?;
+            return Ok(Sha256Digest::of(buffer));
+        }
+        std::thread::scope(|scope| {
+            let (sender, pieces) = mpsc::channel::<&[u8]>();
+            let hashing = scope.spawn(move || {
+                let mut hash = Sha256::new();
+                pieces.iter().for_each(|piece| hash.update(piece));
+                Sha256Digest(hash.finalize().into())
+            });
+            let mut at = offset;
+            for piece in buffer.chunks_mut(PIECE_BYTES) {
+                disk::read_at(&self.file, &self.path, at, piece)?;
+                at += piece.len() as u64;
+                // It ends only when the sender is dropped.
+                let _ = sender.send(piece);
+            }
+            drop(sender);
+            Ok(hashing.join().unwrap_or_else(|panic| resume_unwind(panic)))
+        })
     }
 }
 
