@@ -13,15 +13,21 @@ use crate::verified::{IntegrityError, VerifiedFolder};
 
 pub mod build;
 pub mod examine;
+pub mod leftovers;
 pub mod lock;
 pub mod moving;
+pub mod preferences;
 pub mod remembered;
 pub mod repair;
+pub mod run_mark;
 pub mod seal_key;
 mod verify;
 
-pub use lock::{BundleLock, Holder, LastExit};
+pub use leftovers::{Leftover, Unfinished};
+pub use lock::{BundleLock, Holder, LastExit, LockState};
+pub use preferences::{PREFERENCES, PreferenceError, Preferences};
 pub use remembered::SealMark;
+pub use run_mark::{RunMark, RunMarkFile};
 
 /// The file that makes a folder a bundle.
 pub const MANIFEST_NAME: &str = "MANIFEST.toml";
@@ -86,6 +92,12 @@ pub enum BundleError {
     /// A listed file isn't what the list says.
     #[error(transparent)]
     Integrity(#[from] IntegrityError),
+    /// What was written isn't what is read back.
+    #[error("`{}` reads back differently from what was written", path.display())]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+    },
     /// Another program has the bundle open.
     #[error("the bundle is in use{}", holder.as_ref().map_or(String::new(), |holder| format!(" by {holder}")))]
     InUse {
@@ -113,6 +125,7 @@ impl Hint for BundleError {
             }
             Self::WrongKind { .. } => "copy the bundle again; remove this if you don't know what it is".into(),
             Self::Integrity(error) => return error.hint(),
+            Self::Damaged { .. } => "copy the bundle to another drive: this one loses what it is given".into(),
             Self::InUse { .. } => "use the Tiles that is open already, or close it".into(),
             Self::Disk(error) => return error.hint(),
         })
@@ -315,6 +328,11 @@ impl<State> Bundle<State> {
         self.data().join("cache")
     }
 
+    /// The file of the settings that are needed before the bundle is unlocked.
+    pub fn preferences(&self) -> PathBuf {
+        self.data().join("settings.toml")
+    }
+
     /// The folder of the logs.
     pub fn logs(&self) -> PathBuf {
         self.data().join("logs")
@@ -323,6 +341,11 @@ impl<State> Bundle<State> {
     /// The folder of the backups of the database.
     pub fn backups(&self) -> PathBuf {
         self.data().join("backup")
+    }
+
+    /// The mark of the last runs that changed the database.
+    pub fn run_mark(&self) -> RunMarkFile {
+        RunMarkFile::new(&self.data())
     }
 
     /// The folder of the memory mode's vault.
@@ -349,6 +372,14 @@ impl<State> Bundle<State> {
     pub fn is_read_only(&self) -> bool {
         let data = self.data();
         !disk::can_write(if disk::exists(&data) { &data } else { &self.root })
+    }
+
+    /// Who has the bundle, and how it was given back last, without taking it or changing anything.
+    ///
+    /// # Errors
+    /// What reading can meet.
+    pub fn lock_state(&self) -> Result<LockState, BundleError> {
+        LockState::read(&self.lock_path())
     }
 
     /// Takes the bundle for this process, or says who has it; see [`BundleLock`].

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use crate::hint::Hint;
 
 pub mod two_slot;
+pub mod volume;
 mod medium;
 mod partial;
 mod resident;
@@ -248,6 +249,14 @@ pub fn is_folder(path: &Path) -> bool {
     path.is_dir()
 }
 
+/// What the link at `path` leads to, as it is written there.
+///
+/// # Errors
+/// What reading can meet, and that it is no link.
+pub fn link_target(path: &Path) -> Result<PathBuf, DiskError> {
+    fs::read_link(path).map_err(|e| DiskError::new("read", path, e))
+}
+
 /// Makes the folder `path` and the folders above it where they are missing.
 ///
 /// # Errors
@@ -462,6 +471,22 @@ pub fn set_length(file: &File, path: &Path, bytes: u64) -> Result<(), DiskError>
 pub fn open_in_place(path: &Path) -> Result<File, DiskError> {
     open(path)?;
     OpenOptions::new().read(true).write(true).open(path).map_err(|e| DiskError::new("open", path, e))
+}
+
+/// Opens the file at `path` for adding to its end, making an empty one where there is none.
+///
+/// # Errors
+/// What opening can meet.
+pub fn open_to_append(path: &Path) -> Result<File, DiskError> {
+    OpenOptions::new().append(true).create(true).open(path).map_err(|e| DiskError::new("open", path, e))
+}
+
+/// Adds `bytes` to the end of the open `file`, whose `path` is for errors.
+///
+/// # Errors
+/// What writing can meet.
+pub fn append(mut file: &File, path: &Path, bytes: &[u8]) -> Result<(), DiskError> {
+    file.write_all(bytes).map_err(|e| DiskError::new("write", path, e))
 }
 
 /// Gives `from` the name `to`, on the same medium.

@@ -1,11 +1,17 @@
 //! The machine that the drive is plugged into: processor, memory, operating system, and what it can run.
 
+#[cfg(not(target_os = "macos"))]
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+#[cfg(not(target_os = "macos"))]
 use crate::disk;
 use crate::hint::Hint;
 use crate::time::{Clock, Timestamp};
+
+pub mod protection;
+
+pub use protection::{Protection, Swap};
 
 /// The hosts that a drive can have a program for, as the folders below `bin/` are named.
 pub const HOST_FOLDERS: [&str; 3] = ["linux-arm64", "linux-x86_64", "macos-arm64"];
@@ -169,13 +175,26 @@ fn plain_name(name: &str) -> String {
     if name.is_empty() { "unnamed".into() } else { name }
 }
 
-/// An id of this run of the machine. Where the system has none (macOS), the second it was started stands for it.
+/// An id of this run of the machine. Where the system has none, the second it was started stands for it.
 fn boot_id() -> String {
-    let id = disk::read_text(Path::new("/proc/sys/kernel/random/boot_id"), 64).map(|id| id.trim().to_owned());
-    match id {
-        Ok(id) if !id.is_empty() => plain_name(&id),
+    match session_id() {
+        Some(id) if !id.is_empty() => plain_name(&id),
         _ => format!("started-{}", sysinfo::System::boot_time().unwrap_or_default()),
     }
+}
+
+#[cfg(not(target_os = "macos"))]
+fn session_id() -> Option<String> {
+    let id = disk::read_text(Path::new("/proc/sys/kernel/random/boot_id"), 64).ok()?;
+    Some(id.trim().to_owned())
+}
+
+/// macOS has the id as a kernel variable. The second of the start won't do there: it moves when the clock is set. The
+/// system's own program is asked, for the call behind it is an unsafe one.
+#[cfg(target_os = "macos")]
+fn session_id() -> Option<String> {
+    let asked = std::process::Command::new("/usr/sbin/sysctl").args(["-n", "kern.bootsessionuuid"]).output().ok()?;
+    Some(String::from_utf8(asked.stdout).ok()?.trim().to_owned())
 }
 
 /// Keeps the names of features that this processor has.

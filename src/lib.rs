@@ -24,6 +24,7 @@ pub mod bundle;
 pub mod identity;
 pub mod store;
 pub mod model_folder;
+pub mod logbook;
 
 // ── floor 2 · the engine: messages in, text out; synchronous
 pub mod engine;

@@ -21,16 +21,24 @@ mod turns;
 mod search;
 mod settings;
 mod backup;
+mod lineage;
+mod salvage;
+mod recovery;
 mod rekey;
 
+pub use backup::{BACKUPS_KEPT, BackupFile, backups};
 pub use error::{NamedSession, StoreError};
-pub use opening::{Access, Opening};
+pub use lineage::{Lineage, Run, Separation};
+pub use opening::{Access, Along, Opening, Step};
+pub use recovery::{Recovery, Source};
+pub use salvage::{Missing, Salvage};
 pub use search::{QUERY_BYTES_MAX, SearchHit};
 pub use sessions::SessionSummary;
 pub use settings::{HISTORY_LINE_BYTES_MAX, HISTORY_LINES_MAX, SETTING_BYTES_MAX, SETTING_KEY_BYTES_MAX};
 pub use turns::{NewMessage, TURN_MESSAGES_MAX};
 
 use error::Trouble;
+use lineage::ThisRun;
 use sessions::Pending;
 
 /// An open database. It isn't shared between threads; its methods take `&self`, like those of an open file.
@@ -42,6 +50,8 @@ pub struct Store {
     opening: Opening,
     /// Sessions that exist, but have no turn yet: they aren't on the drive.
     pending: RefCell<BTreeMap<SessionId, Pending>>,
+    /// This run, from when it is told who it is; it takes its place on the drive with the first change.
+    run: RefCell<Option<ThisRun>>,
 }
 
 impl Store {
@@ -53,10 +63,24 @@ impl Store {
     /// # Errors
     /// [`StoreError`]: in use, another key, no database, not encrypted, not ours, damaged, newer, not writable.
     pub fn open(path: &Path, key: &SecretBox<[u8; 32]>, access: Access) -> Result<Self, StoreError> {
-        let (connection, opening) = opening::open(path, key, access)?;
+        Self::open_along(path, key, access, &mut Along { on_step: &mut |_| (), backups: None })
+    }
+
+    /// As [`Store::open`], with somebody who is told of its steps, and a backup before the schema is changed.
+    ///
+    /// # Errors
+    /// As [`Store::open`], and what a backup can meet, other than a lack of space.
+    pub fn open_along(
+        path: &Path,
+        key: &SecretBox<[u8; 32]>,
+        access: Access,
+        along: &mut Along<'_>,
+    ) -> Result<Self, StoreError> {
+        let (connection, opening) = opening::open(path, key, access, along)?;
         // Every statement of the store fits, so none is compiled twice.
         connection.set_prepared_statement_cache_capacity(64);
-        Ok(Self { connection, path: path.into(), access, opening, pending: RefCell::default() })
+        let (pending, run) = Default::default();
+        Ok(Self { connection, path: path.into(), access, opening, pending, run })
     }
 
     /// What was found when the store was opened.
@@ -95,13 +119,18 @@ impl Store {
         if self.access == Access::ReadOnly {
             return Err(StoreError::ReadOnly { path: self.path.clone() });
         }
-        let run = || -> Result<T, Trouble> {
+        let run = || -> Result<(T, bool), Trouble> {
             let transaction = Transaction::new_unchecked(&self.connection, TransactionBehavior::Immediate)?;
             let value = steps(&transaction)?;
+            let is_first = self.record_run(&transaction)?;
             transaction.commit()?;
-            Ok(value)
+            Ok((value, is_first))
         };
-        run().map_err(|trouble| trouble.at(&self.path))
+        let (value, is_first) = run().map_err(|trouble| trouble.at(&self.path))?;
+        if is_first {
+            self.mark_run();
+        }
+        Ok(value)
     }
 
     /// Makes text that was just deleted leave the file itself, not only its newest state. Deleted rows are overwritten

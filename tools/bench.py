@@ -159,10 +159,12 @@ def measure(arguments):
         smaller(arguments.gguf)
     for run in range(arguments.runs):
         print(f"bench: run {run + 1} of {arguments.runs}", file=sys.stderr)
-        _, prefill, decode, memory = lines([arguments.program, FOLDER, *threads, "--runs", "1"])[0]
+        _, prefill, decode, memory, reading = lines([arguments.program, FOLDER, *threads, "--runs", "1"])[0]
         keep("tiles", {"prompt": prefill["tokens_per_second"], "decode": decode["tokens_per_second"]})
         keep("tiles", {"peak_mb": memory["peak_bytes"] / 1e6})
         keep("weights_and_cache", {"peak_mb": memory["weights_and_cache_bytes"] / 1e6})
+        keep("tiles", {"decode_share_of_read_bandwidth": reading["decode_share"]})
+        keep("tiles", {"read_gb_per_s": reading["read_bytes_per_second"] / 1e9})
         keep("llama.cpp", lines([*again, "speed"])[0][0])
         _, took = lines([arguments.program, FOLDER, "--first-token", *threads])
         keep("tiles", {"first_token_s": took})
@@ -199,7 +201,7 @@ def rows(found):
             mine, theirs = median[name]["tiles"], median[name][peer]
             ratio = mine / theirs if name.startswith(("decode", "prompt")) else theirs / mine
             yield {"measure": name, "tiles": round(mine, 3), peer: round(theirs, 3), "ratio": round(ratio, 3)}
-    for name in ("launch_s", "second_turn", "second_turn_cached"):
+    for name in ("launch_s", "second_turn", "second_turn_cached", "decode_share_of_read_bandwidth", "read_gb_per_s"):
         yield {"measure": name, "tiles": round(median[name]["tiles"], 4)}
 
 
@@ -246,6 +248,8 @@ def main():
         shutil.rmtree(FOLDER, ignore_errors=True)
         subprocess.run([arguments.program, "--convert", arguments.gguf, FOLDER], check=True)
     found = list(rows(measure(arguments)))
+    if not arguments.quick:
+        found += lines([arguments.program, FOLDER, "--agreement", "--threads", str(arguments.threads)])[0]
     print(f"{machine()}: {arguments.runs} runs in turn, {arguments.threads} threads, medians")
     for row in found:
         print(json.dumps(row))

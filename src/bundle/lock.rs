@@ -95,6 +95,32 @@ pub enum LastExit {
     Unclean(Option<Holder>),
 }
 
+/// Who has a bundle.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LockState {
+    /// Nobody; and how it was given back.
+    Free(LastExit),
+    /// Another process.
+    Held(Option<Holder>),
+}
+
+impl LockState {
+    pub(super) fn read(path: &Path) -> Result<Self, BundleError> {
+        let file = match disk::open(path) {
+            Ok((file, _)) => file,
+            Err(error) if error.is_not_found() => return Ok(Self::Free(LastExit::Clean)),
+            Err(error) => return Err(error.into()),
+        };
+        let content = disk::read(path, LOCK_BYTES as u64).unwrap_or_else(|_| b"unreadable".to_vec());
+        let last = Holder::from_content(&content);
+        Ok(match file.try_lock_shared() {
+            Err(TryLockError::WouldBlock) => Self::Held(last),
+            _ if content.iter().all(u8::is_ascii_whitespace) => Self::Free(LastExit::Clean),
+            _ => Self::Free(LastExit::Unclean(last)),
+        })
+    }
+}
+
 /// A bundle held by this process until it is dropped; on a read-only drive nothing is held, and nothing needs to be.
 #[derive(Debug)]
 pub struct BundleLock {

@@ -108,7 +108,7 @@ pub struct Attention {
 
 /// Tensor operations over weights of the backend's own layout. Activations are `[tokens, width]`, float32 in meaning.
 pub trait Backend: Sized {
-    /// Whether several tokens at once give bit for bit what one after another gives.
+    /// Whether a few tokens at once, as many as a draft has, give bit for bit what one after another gives.
     const IS_EXACT_IN_BATCHES: bool;
     /// Activations.
     type Tensor;

@@ -28,7 +28,7 @@ use self::runner::{Run, Runner};
 
 /// How many tokens of a prompt are computed at once unless asked otherwise; cancelling waits for a layer of these on the
 /// processor, and for all layers on a GPU.
-const NUM_BATCH: usize = 256;
+const NUM_BATCH: usize = 128;
 
 /// How a model is loaded.
 #[derive(Clone, Debug)]
@@ -143,7 +143,7 @@ impl Model {
             BackendKind::Mlx => {
                 let mlx = Mlx::new(options.activations == Activations::Float32).map_err(device)?;
                 // A GPU has its full speed only with more tokens at once.
-                let (place, factor) = if mlx.is_gpu() { ("Metal", 2) } else { ("processor", 1) };
+                let (place, factor) = if mlx.is_gpu() { ("Metal", 4) } else { ("processor", 2) };
                 let num_batch = options.num_batch.unwrap_or(NUM_BATCH * factor);
                 Box::new(Runner::load(mlx, format!("mlx ({place})"), num_batch, &checkpoint, progress)?)
             }

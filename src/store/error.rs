@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::ErrorCode;
 
+use crate::bundle::BundleError;
 use crate::disk::DiskError;
 use crate::hint::Hint;
 use crate::message::SessionId;
+use crate::time::Timestamp;
 
 /// A session as an error names it: enough for the person to choose another.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,6 +103,20 @@ pub enum StoreError {
         /// Which file.
         path: PathBuf,
     },
+    /// The person stopped it.
+    #[error("it was interrupted")]
+    Interrupted,
+    /// The database that was here isn't.
+    #[error("`{}` is gone: this drive was last changed at {last_at}", path.display())]
+    Lost {
+        /// Where it was.
+        path: PathBuf,
+        /// When the drive's mark says it was last changed.
+        last_at: Timestamp,
+    },
+    /// The mark of the last runs can't be read or written.
+    #[error(transparent)]
+    Mark(#[from] Box<BundleError>),
     /// No session has that name.
     #[error("no session is called `{text}`{}", list(near, "; near it are"))]
     NotFound {
@@ -189,6 +205,7 @@ impl StoreError {
                 | Self::NotADatabase { .. }
                 | Self::Foreign { .. }
                 | Self::Damaged { .. }
+                | Self::Lost { .. }
         )
     }
 
@@ -197,6 +214,7 @@ impl StoreError {
         let path = path.to_path_buf();
         match error.sqlite_error_code() {
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::InUse { path },
+            Some(ErrorCode::OperationInterrupted) => Self::Interrupted,
             Some(ErrorCode::ReadOnly) => Self::ReadOnly { path },
             Some(ErrorCode::DiskFull) => Self::Disk(DiskError::Full { path }),
             Some(ErrorCode::SystemIoFailure) => Self::Disk(DiskError::Gone { path, source: io::Error::other(error) }),
@@ -226,6 +244,11 @@ impl Hint for StoreError {
                 "move the file away, or put back the one that belongs there".into()
             }
             Self::Damaged { .. } => "run `tiles data recover`, or put back a backup".into(),
+            Self::Lost { .. } => {
+                "put the file back, take a backup with `tiles data recover`, or begin anew with `tiles data accept`"
+                    .into()
+            }
+            Self::Mark(error) => return error.hint(),
             Self::Newer { .. } => "use the version of Tiles that wrote it, or a later one".into(),
             Self::Outdated { .. } => "open the bundle once on a drive that can be written".into(),
             Self::ReadOnly { .. } => {
@@ -237,7 +260,7 @@ impl Hint for StoreError {
             Self::Exists { .. } => "delete it first with `tiles session delete ID` if it shall be replaced".into(),
             Self::TooLarge { .. } => "make it shorter".into(),
             Self::BadName { .. } => "give a name on one line".into(),
-            Self::Nothing { .. } | Self::Random(_) | Self::Refused { .. } => return None,
+            Self::Nothing { .. } | Self::Random(_) | Self::Refused { .. } | Self::Interrupted => return None,
         })
     }
 }

@@ -11,7 +11,7 @@ use secrecy::{ExposeSecret, SecretBox};
 use zeroize::Zeroizing;
 
 use super::error::{StoreError, Trouble};
-use super::schema;
+use super::{backup, schema};
 use crate::disk;
 
 /// The size of a page of the file in bytes: SQLCipher's default, the same on every host.
@@ -46,6 +46,31 @@ pub struct Opening {
     pub rekeyed: bool,
     /// The database is under a previous key, because it can't be written or there is no room to encrypt it anew.
     pub previous_key: bool,
+    /// There was no space for a backup before the schema was changed; the change itself is one transaction a step.
+    pub backup_put_off: bool,
+}
+
+/// What opening is at, for a person who waits: on a slow drive the checks take a second for every few megabytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// What an unclean exit left beside the file is taken into it.
+    TakingIn,
+    /// The authentication code of every page is checked, of a file of so many bytes.
+    CheckingPages(u64),
+    /// The tables and indexes are checked.
+    CheckingTables,
+    /// The database is backed up before it gets a newer schema.
+    BackingUp,
+    /// It gets a newer schema.
+    Migrating,
+}
+
+/// What goes along with opening.
+pub struct Along<'a> {
+    /// Told of each step.
+    pub on_step: &'a mut dyn FnMut(Step),
+    /// Where a backup is made before the schema changes; none where there is no folder.
+    pub backups: Option<&'a Path>,
 }
 
 /// Opens the database at `path`; see [`super::Store::open`].
@@ -53,28 +78,28 @@ pub(super) fn open(
     path: &Path,
     key: &SecretBox<[u8; 32]>,
     access: Access,
+    along: &mut Along<'_>,
 ) -> Result<(Connection, Opening), StoreError> {
     let unfinished = disk::size_unopened(&wal_path(path))?.is_some_and(|bytes| bytes > 0);
     let created = disk::size_unopened(path)?.is_none_or(|bytes| bytes == 0) && !unfinished;
-    let connection = connect(path, access)?;
-    set_key(&connection, key).map_err(|trouble| trouble.at(path))?;
-    // Some settings read the file already, so a wrong key can come up in either.
-    let first_read = configure(&connection, access)
-        .and_then(|()| connection.query_row("SELECT count(*) FROM sqlite_schema", (), |_| Ok(())));
-    if let Err(error) = first_read {
-        return Err(explain_unreadable(connection, path, error));
-    }
+    let connection = readable(path, key, access)?;
     let mut opening = Opening { created, ..Opening::default() };
     match access {
         Access::ReadWrite => {
             if unfinished {
+                (along.on_step)(Step::TakingIn);
                 // First, or torn pages that were written again since would be reported.
                 checkpoint(&connection).map_err(|trouble| trouble.at(path))?;
-                check_pages(&connection, path)?;
+                check_pages(&connection, path, along.on_step)?;
             }
             opening.recovered = unfinished;
             let found = schema::version(&connection, path)?;
             if found < schema::VERSION {
+                if let (Some(folder), true) = (along.backups, found > 0) {
+                    (along.on_step)(Step::BackingUp);
+                    opening.backup_put_off = put_off(backup::make(&connection, path, folder, key))?;
+                }
+                (along.on_step)(Step::Migrating);
                 start_journal(&connection, path)?;
                 schema::migrate(&connection, found, schema::VERSION).map_err(|trouble| trouble.at(path))?;
                 // So that the file has all its tables even where its `-wal` is left behind.
@@ -92,6 +117,15 @@ pub(super) fn open(
     }
     schema::check(&connection, path)?;
     Ok((connection, opening))
+}
+
+/// Whether a backup had no space, which is no reason not to open.
+fn put_off<T>(backup: Result<T, StoreError>) -> Result<bool, StoreError> {
+    match backup {
+        Ok(_) => Ok(false),
+        Err(StoreError::Disk(disk::DiskError::Full { .. })) => Ok(true),
+        Err(error) => Err(error),
+    }
 }
 
 /// Makes the connection, without touching the file's content.
@@ -196,9 +230,15 @@ pub(super) fn checkpoint(connection: &Connection) -> Result<(), Trouble> {
 }
 
 /// Checks every page's authentication code and the structure of all tables and indexes.
-pub(super) fn check_pages(connection: &Connection, path: &Path) -> Result<(), StoreError> {
+pub(super) fn check_pages(
+    connection: &Connection,
+    path: &Path,
+    on_step: &mut dyn FnMut(Step),
+) -> Result<(), StoreError> {
+    on_step(Step::CheckingPages(disk::size_unopened(path)?.unwrap_or(0)));
     let (count, mut findings) = integrity_findings(connection, "PRAGMA cipher_integrity_check", path)?;
     if count == 0 {
+        on_step(Step::CheckingTables);
         let limit = format!("PRAGMA quick_check({FINDINGS_MAX})");
         findings = integrity_findings(connection, &limit, path)?.1;
         findings.retain(|finding| finding != "ok");
@@ -209,10 +249,43 @@ pub(super) fn check_pages(connection: &Connection, path: &Path) -> Result<(), St
     }
 }
 
-/// Opens the copy at `path` as a medium that can't be written would be, and checks it.
+/// Opens the copy at `path` as a medium that can't be written would be, and checks it. It may have an older schema.
 pub(super) fn check_copy(path: &Path, key: &SecretBox<[u8; 32]>) -> Result<(), StoreError> {
-    let (copy, _) = open(path, key, Access::ReadOnly)?;
-    check_pages(&copy, path)
+    let copy = read_only(path, key)?;
+    schema::version(&copy, path)?;
+    check_pages(&copy, path, &mut |_| ())
+}
+
+/// Opens the database at `path` as on a medium that can't be written, whatever its schema is.
+pub(super) fn read_only(path: &Path, key: &SecretBox<[u8; 32]>) -> Result<Connection, StoreError> {
+    readable(path, key, Access::ReadOnly)
+}
+
+/// Opens the database at `path` with what an unclean exit left beside it, whatever its schema is. For that SQLite must
+/// be allowed to write, though it isn't asked to: what lies beside the file stays there.
+pub(super) fn read_all(path: &Path, key: &SecretBox<[u8; 32]>) -> Result<Connection, StoreError> {
+    let is_empty = |path: &Path| disk::size_unopened(path).map(|bytes| bytes.is_none_or(|bytes| bytes == 0));
+    if is_empty(path)? && is_empty(&wal_path(path))? {
+        // SQLite would make one.
+        return Err(disk::DiskError::NotFound { path: path.into() }.into());
+    }
+    let connection = readable(path, key, Access::ReadWrite)?;
+    let sqlite = |error| StoreError::from_sqlite(path, error);
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(sqlite)?;
+    Ok(connection)
+}
+
+/// Makes the connection and reads the first page.
+fn readable(path: &Path, key: &SecretBox<[u8; 32]>, access: Access) -> Result<Connection, StoreError> {
+    let connection = connect(path, access)?;
+    set_key(&connection, key).map_err(|trouble| trouble.at(path))?;
+    // Some settings read the file already, so a wrong key can come up in either.
+    let first_read = configure(&connection, access)
+        .and_then(|()| connection.query_row("SELECT count(*) FROM sqlite_schema", (), |_| Ok(())));
+    match first_read {
+        Ok(()) => Ok(connection),
+        Err(error) => Err(explain_unreadable(connection, path, error)),
+    }
 }
 
 /// How many rows a checking pragma answers, and the first of them.
@@ -271,7 +344,7 @@ fn header(path: &Path) -> Result<(u64, bool), disk::DiskError> {
 }
 
 /// Where SQLite keeps the write-ahead log of the database at `path`.
-fn wal_path(path: &Path) -> PathBuf {
+pub(super) fn wal_path(path: &Path) -> PathBuf {
     let mut name = OsString::from(path);
     name.push("-wal");
     PathBuf::from(name)

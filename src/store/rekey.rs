@@ -6,7 +6,7 @@ use rusqlite::MAIN_DB;
 use secrecy::SecretBox;
 
 use super::error::StoreError;
-use super::{Access, Store, opening};
+use super::{Access, Along, Store, opening};
 use crate::disk;
 
 impl Store {
@@ -21,12 +21,26 @@ impl Store {
         previous: &[SecretBox<[u8; 32]>],
         access: Access,
     ) -> Result<Self, StoreError> {
-        let wrong = match Self::open(path, key, access) {
+        Self::open_rotated_along(path, key, previous, access, &mut Along { on_step: &mut |_| (), backups: None })
+    }
+
+    /// As [`Store::open_rotated`], with somebody who is told of its steps, and a backup before the schema is changed.
+    ///
+    /// # Errors
+    /// As [`Store::open_rotated`] and [`Store::open_along`].
+    pub fn open_rotated_along(
+        path: &Path,
+        key: &SecretBox<[u8; 32]>,
+        previous: &[SecretBox<[u8; 32]>],
+        access: Access,
+        along: &mut Along<'_>,
+    ) -> Result<Self, StoreError> {
+        let wrong = match Self::open_along(path, key, access, along) {
             Err(error @ StoreError::WrongKey { .. }) => error,
             opened => return opened,
         };
         for former in previous {
-            match Self::open(path, former, access) {
+            match Self::open_along(path, former, access, along) {
                 Err(StoreError::WrongKey { .. }) => {}
                 Err(error) => return Err(error),
                 Ok(mut store) => {
@@ -66,7 +80,7 @@ impl Store {
         self.connection.key(Some(MAIN_DB), opening::raw_key(key).as_slice(), true).map_err(at)?;
         self.close()?;
         let mut store = Self::open(&path, key, Access::ReadWrite)?;
-        opening::check_pages(&store.connection, &path)?;
+        opening::check_pages(&store.connection, &path, &mut |_| ())?;
         store.opening = opened;
         Ok(store)
     }

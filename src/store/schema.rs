@@ -59,6 +59,14 @@ const MIGRATIONS: &[&str] = &[
     // 2: small values, and the lines typed at the prompt.
     "CREATE TABLE setting (key TEXT PRIMARY KEY NOT NULL, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
     CREATE TABLE history (seq INTEGER PRIMARY KEY AUTOINCREMENT, line TEXT NOT NULL) STRICT;",
+    // 3: the runs that changed the database, each with the header of the key file it had.
+    "CREATE TABLE run (
+        seq INTEGER PRIMARY KEY,
+        id BLOB NOT NULL UNIQUE CHECK (length(id) = 16),
+        started_at INTEGER NOT NULL,
+        key_generation INTEGER,
+        key_run_id BLOB CHECK (length(key_run_id) = 16)
+    ) STRICT;",
 ];
 
 /// The schema of the open database, 0 for an empty one.

@@ -12,6 +12,7 @@ use crate::transcript::{FinishReason, MESSAGE_BYTES_MAX, StoredMessage, TITLE_BY
 
 mod hostile;
 mod opening;
+mod recovery;
 mod rekey;
 
 const NOW: Timestamp = Timestamp::from_ms(1_795_688_340_123);
@@ -268,8 +269,9 @@ fn readable_store(path: &Path) -> Store {
     super::opening::configure(&connection, Access::ReadWrite).expect("it can be configured");
     super::opening::start_journal(&connection, path).expect("it can be written");
     schema::migrate(&connection, 0, schema::VERSION).expect("it migrates");
-    let (access, opening, pending) = (Access::ReadWrite, Opening::default(), RefCell::default());
-    Store { connection, path: path.into(), access, opening, pending }
+    let (access, opening) = (Access::ReadWrite, Opening::default());
+    let (pending, run) = Default::default();
+    Store { connection, path: path.into(), access, opening, pending, run }
 }
 
 /// Everything that is in the files: live pages, free pages, the unused space in between, and the log.

@@ -15,7 +15,8 @@ use crate::transcript::{
 pub const TURN_MESSAGES_MAX: usize = 256;
 
 /// The columns of a message, in the order [`stored_message`] reads them.
-const COLUMNS: &str = "id, role, content, reasoning, created_at, finish_reason, model, input_tokens, output_tokens";
+pub(super) const COLUMNS: &str =
+    "id, role, content, reasoning, created_at, finish_reason, model, input_tokens, output_tokens";
 
 /// A message to be stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -295,7 +296,7 @@ fn collect(
     Ok(messages)
 }
 
-fn stored_message(found: &Row<'_>) -> Result<StoredMessage, Trouble> {
+pub(super) fn stored_message(found: &Row<'_>) -> Result<StoredMessage, Trouble> {
     let finish_reason = row::optional_text(found, 5, MODEL_BYTES_MAX)?;
     let usage = match (row::optional_count(found, 7)?, row::optional_count(found, 8)?) {
         (None, None) => None,

@@ -4,16 +4,18 @@ use std::ffi::OsString;
 use std::io::IsTerminal as _;
 use std::os::fd::AsFd as _;
 use std::os::unix::process::CommandExt as _;
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use clap::Parser as _;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use tilekit::bundle::{Bundle, BundleLock, Found, Holder, Trust, Verified};
+use tilekit::bundle::{Bundle, BundleLock, Found, Holder, LastExit, Preferences, Trust, Verified};
 use tilekit::disk::{self, DiskError};
 use tilekit::host::{Host, SystemClock};
+use tilekit::logbook::{Event, Logbook};
 use tilekit::manifest::signature::SealPublicKey;
 use tilekit::message::SessionId;
 use tilekit::time::Clock;
@@ -21,6 +23,7 @@ use tilekit::time::Clock;
 use crate::args::{Arguments, ColorChoice, Global};
 use crate::commands;
 use crate::failure::{Code, Failure};
+use crate::opening::AtExit;
 use crate::terminal::style::{ColorChoice as Color, TerminalEnv};
 use crate::terminal::{Terminal, TerminalError, TerminalSettings};
 
@@ -35,6 +38,10 @@ pub(crate) struct Environment {
     pub(crate) editor: Option<String>,
     /// Whether standard input is a terminal.
     pub(crate) stdin_is_terminal: bool,
+    /// Whether a variable says when to use colour.
+    pub(crate) names_color: bool,
+    /// The home folder and the temporary ones, in which nothing of ours may be left.
+    pub(crate) watched: Vec<PathBuf>,
 }
 
 /// What every command gets.
@@ -44,6 +51,7 @@ pub(crate) struct App {
     pub(crate) terminal: Arc<Terminal>,
     pub(crate) clock: Arc<dyn Clock>,
     interrupted: Arc<AtomicBool>,
+    log: Arc<Mutex<Option<Logbook>>>,
 }
 
 /// Runs the program.
@@ -67,7 +75,11 @@ pub(crate) fn run() -> ExitCode {
         Ok(parts) => parts,
         Err(code) => return code,
     };
-    app.report(commands::dispatch(&app, command, run))
+    app.watch_for_defects();
+    match std::panic::catch_unwind(AssertUnwindSafe(|| commands::dispatch(&app, command, run))) {
+        Ok(result) => app.report(result),
+        Err(_) => app.report_defect(),
+    }
 }
 
 /// Keeps secrets out of core dumps and away from other processes of the same user. Best effort: it is a second wall.
@@ -76,6 +88,24 @@ fn harden() {
     let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
     #[cfg(target_os = "linux")]
     let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
+}
+
+/// When the bundle's settings want colour. Whatever is wrong with the bundle is told by the command that uses it.
+fn preferred_color(global: &Global) -> Option<String> {
+    let executable = std::env::current_exe().ok()?;
+    let bundle = Bundle::<Found>::find(global.bundle.as_deref(), &executable).ok()?;
+    Preferences::read(&bundle.preferences()).ok()?.color
+}
+
+/// The folders in which a program that leaves traces would leave them.
+fn watched(variable: &dyn Fn(&str) -> Option<String>) -> Vec<PathBuf> {
+    let named = ["HOME", "TMPDIR", "XDG_RUNTIME_DIR"].into_iter().filter_map(variable).map(PathBuf::from);
+    let mut folders: Vec<PathBuf> = named.chain(["/tmp", "/var/tmp"].map(PathBuf::from)).collect();
+    folders.retain(|folder| folder.is_absolute() && folder != Path::new("/"));
+    folders.sort();
+    // One within another is looked at with it.
+    folders.dedup_by(|next, folder| next.starts_with(&*folder));
+    folders
 }
 
 /// What was typed after `tiles`, without what would unlock it again or name another session.
@@ -101,8 +131,12 @@ impl App {
     fn new(arguments: Arguments) -> Result<(Self, Option<crate::args::Command>, crate::args::RunArguments), ExitCode> {
         let variable = |name: &str| std::env::var(name).ok();
         let Arguments { global, run, command } = arguments;
+        let named = ["NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE"].into_iter().any(|name| variable(name).is_some());
+        let preferred = if named || global.color != ColorChoice::Auto { None } else { preferred_color(&global) };
         let settings = TerminalSettings {
             color: match global.color {
+                ColorChoice::Auto if preferred.as_deref() == Some("always") => Color::Always,
+                ColorChoice::Auto if preferred.as_deref() == Some("never") => Color::Never,
                 ColorChoice::Auto => Color::Auto,
                 ColorChoice::Always => Color::Always,
                 ColorChoice::Never => Color::Never,
@@ -126,16 +160,26 @@ impl App {
             executable,
             editor: variable("VISUAL").or_else(|| variable("EDITOR")).filter(|editor| !editor.trim().is_empty()),
             stdin_is_terminal: std::io::stdin().is_terminal(),
+            names_color: named,
+            watched: watched(&variable),
         };
         let interrupted = Arc::new(AtomicBool::new(false));
         // Where no handler can be set, Ctrl-C ends the program, and the store survives that too.
         let _ = signal_hook::flag::register(signal_hook::consts::SIGINT, Arc::clone(&interrupted));
-        Ok((Self { global, environment, terminal, clock: Arc::new(SystemClock), interrupted }, command, run))
+        Ok((
+            Self { global, environment, terminal, clock: Arc::new(SystemClock), interrupted, log: Arc::default() },
+            command,
+            run,
+        ))
     }
 
     /// Says how a command ended: its error on stderr, its code to the shell.
     fn report(&self, result: Result<(), Failure>) -> ExitCode {
         self.terminal.restore();
+        self.log(match &result {
+            Err(Failure { code, kind, .. }) if *code != Code::Interrupted => Event::Failed { code: *code as u8, kind },
+            ended => Event::Ended { code: ended.as_ref().err().map_or(0, |failure| failure.code as u8) },
+        });
         let Err(failure) = result else { return ExitCode::SUCCESS };
         match failure.error.downcast_ref::<TerminalError>() {
             // `| head -1` has what it wanted.
@@ -147,6 +191,42 @@ impl App {
             self.terminal.error(&*failure.error, failure.hint.as_deref());
         }
         ExitCode::from(failure.code as u8)
+    }
+
+    /// Notes where the program panics, in the log if it is open; what the panic says may quote the person, and isn't kept.
+    fn watch_for_defects(&self) {
+        let (log, clock) = (Arc::clone(&self.log), Arc::clone(&self.clock));
+        std::panic::set_hook(Box::new(move |panic| {
+            let event = panic.location().map(|place| Event::panicked(place.file(), place.line()));
+            // A panic within the log itself mustn't wait for it.
+            if let (Some(event), Ok(log)) = (event, log.try_lock())
+                && let Some(log) = &*log
+            {
+                let _ = log.add(clock.now(), event);
+            }
+        }));
+    }
+
+    /// Says that the program met a defect of its own.
+    fn report_defect(&self) -> ExitCode {
+        self.terminal.restore();
+        let hint = "everything acknowledged is stored; `data/logs` says where it was, and no word of yours";
+        self.terminal.error(&*Failure::new(Code::Defect, "Tiles met a defect of its own", "").error, Some(hint));
+        ExitCode::from(Code::Defect as u8)
+    }
+
+    /// Adds to the log, where one is open. That it can't be written is no failure of what is being done.
+    pub(crate) fn log(&self, event: Event) {
+        if let Some(log) = &*self.log.lock().unwrap_or_else(PoisonError::into_inner) {
+            let _ = log.add(self.clock.now(), event);
+        }
+    }
+
+    /// What is done when the database is closed.
+    pub(crate) fn at_exit(&self, bundle: &Bundle<Verified>) -> AtExit {
+        let (terminal, clock, interrupted) =
+            (Arc::clone(&self.terminal), Arc::clone(&self.clock), Arc::clone(&self.interrupted));
+        AtExit { terminal, clock, interrupted, folder: bundle.backups() }
     }
 
     /// Whether Ctrl-C was pressed since this was last asked.
@@ -198,7 +278,15 @@ impl App {
     /// Takes the bundle for this process; another that has it is named at once.
     pub(crate) fn lock<State>(&self, bundle: &Bundle<State>) -> Result<BundleLock, Failure> {
         let host = Host::probe()?;
-        Ok(bundle.lock(Holder::new(self.clock.now(), &host, std::process::id()))?)
+        let lock = bundle.lock(Holder::new(self.clock.now(), &host, std::process::id()))?;
+        if lock.is_held() {
+            *self.log.lock().unwrap_or_else(PoisonError::into_inner) = Logbook::open(&bundle.logs()).ok();
+            self.log(Event::Started { version: env!("CARGO_PKG_VERSION") });
+            if matches!(lock.last_exit(), LastExit::Unclean(_)) {
+                self.log(Event::Unclean);
+            }
+        }
+        Ok(lock)
     }
 
     /// Locks for good: puts a new program in this one's place, which asks for the passphrase and goes on with `session`.

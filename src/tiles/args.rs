@@ -5,9 +5,11 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 mod bundle;
+pub(crate) mod data;
 pub(crate) mod key;
 
 pub(crate) use bundle::{BundleCommand, Landing};
+use data::{DataCommand, DoctorArguments};
 use key::KeyCommand;
 
 /// A private AI assistant that lives on a flash drive.
@@ -125,13 +127,26 @@ pub(crate) enum Command {
         command: BundleCommand,
     },
     /// Check this drive and this machine
-    #[command(visible_alias = "health", before_help = "Examples:\n  tiles doctor\n  tiles doctor --json")]
-    Doctor,
+    #[command(
+        visible_alias = "health",
+        before_help = "Examples:\n  tiles doctor\n  tiles doctor --offline\n  tiles doctor --traces\n  tiles doctor --clean --dry-run"
+    )]
+    Doctor(DoctorArguments),
+    /// Say where your data is and what it holds; back it up, recover it
+    #[command(
+        before_help = "Examples:\n  tiles data\n  tiles data backup\n  tiles data backup /media/other/tiles-backup.db\n  tiles data recover --dry-run"
+    )]
+    Data {
+        #[command(subcommand)]
+        command: Option<DataCommand>,
+    },
     /// Say what is stored where, and what the operating system itself records
     #[command(before_help = "Example:\n  tiles privacy")]
     Privacy,
-    /// Show the settings in force and where each came from
-    #[command(before_help = "Example:\n  tiles config show")]
+    /// Show the settings in force and where each came from; change those of the bundle
+    #[command(
+        before_help = "Examples:\n  tiles config show\n  tiles config set model smollm2\n  tiles config unset model"
+    )]
     Config {
         #[command(subcommand)]
         command: ConfigCommand,
@@ -396,6 +411,18 @@ pub(crate) enum ExportFormat {
 pub(crate) enum ConfigCommand {
     /// List the settings in force and where each came from
     Show,
+    /// Set one for this bundle: `model` or `color`
+    Set {
+        /// Its name
+        name: String,
+        /// Its value
+        value: String,
+    },
+    /// Take one back
+    Unset {
+        /// Its name
+        name: String,
+    },
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use crate::terminal::escape::neutralise_line;
 pub(crate) mod account;
 mod bundle;
 mod config;
+pub(crate) mod data;
 mod doctor;
 mod key;
 mod model;
@@ -19,6 +20,7 @@ mod privacy;
 pub(crate) mod run;
 mod session;
 
+pub(crate) use model::size;
 pub(crate) use session::{hits_text as hits, list_text as session_list};
 
 /// Runs the command that was typed; none means a conversation.
@@ -37,9 +39,10 @@ pub(crate) fn dispatch(app: &App, command: Option<Command>, arguments: RunArgume
         Some(Command::Modelfile { command }) => modelfile::run(app, command),
         Some(Command::Session { command }) => session::run(app, command),
         Some(Command::Bundle { command }) => bundle::run(app, command),
-        Some(Command::Doctor) => doctor::run(app),
+        Some(Command::Doctor(arguments)) => doctor::run(app, &arguments),
+        Some(Command::Data { command }) => data::run(app, command),
         Some(Command::Privacy) => privacy::run(app),
-        Some(Command::Config { .. }) => config::run(app),
+        Some(Command::Config { command }) => config::run(app, command),
         Some(Command::Completions { shell }) => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "tiles", &mut script);

@@ -33,6 +33,8 @@ pub(crate) enum Code {
 pub(crate) struct Failure {
     /// The exit code.
     pub(crate) code: Code,
+    /// The error's type, for the log.
+    pub(crate) kind: &'static str,
     /// The error; its sources are the causes.
     pub(crate) error: Box<dyn Error + Send + Sync>,
     /// What the person can do.
@@ -43,7 +45,7 @@ impl Failure {
     /// Makes a failure out of a sentence of our own.
     pub(crate) fn new(code: Code, error: impl Into<Box<dyn Error + Send + Sync>>, hint: impl Into<String>) -> Self {
         let hint = hint.into();
-        Self { code, error: error.into(), hint: (!hint.is_empty()).then_some(hint) }
+        Self { code, kind: "Failure", error: error.into(), hint: (!hint.is_empty()).then_some(hint) }
     }
 
     /// The same failure with another exit code.
@@ -58,16 +60,17 @@ impl Failure {
 /// `std::io::Error` has no hint, so a bare `?` on one doesn't compile in a command.
 impl<E: Hint + Send + Sync + 'static> From<E> for Failure {
     fn from(error: E) -> Self {
-        Self { code: code_of(&error), hint: error.hint(), error: Box::new(error) }
+        let kind = std::any::type_name::<E>().rsplit("::").next().unwrap_or("Failure");
+        Self { code: code_of(&error), kind, hint: error.hint(), error: Box::new(error) }
     }
 }
 
 /// The exit code of an error, by its kind; wrappers are looked through.
 fn code_of(error: &(dyn Error + 'static)) -> Code {
-    use tilekit::bundle::BundleError;
     use tilekit::bundle::moving::MoveError;
     use tilekit::bundle::remembered::SealChanged;
     use tilekit::bundle::repair::RepairError;
+    use tilekit::bundle::{BundleError, PreferenceError};
     use tilekit::chat::ChatError;
     use tilekit::engine::EngineError;
     use tilekit::engine::checkpoint::CheckpointError;
@@ -133,7 +136,8 @@ fn code_of(error: &(dyn Error + 'static)) -> Code {
             | BundleError::ForeignSeal { .. }
             | BundleError::Missing { .. }
             | BundleError::Unlisted { .. }
-            | BundleError::WrongKind { .. } => Code::Integrity,
+            | BundleError::WrongKind { .. }
+            | BundleError::Damaged { .. } => Code::Integrity,
             BundleError::Integrity(error) => code_of(error),
             _ => Code::Failure,
         };
@@ -174,7 +178,12 @@ fn code_of(error: &(dyn Error + 'static)) -> Code {
         };
     }
     if let Some(error) = error.downcast_ref::<StoreError>() {
-        return if error.is_integrity() { Code::Integrity } else { Code::Failure };
+        return match error {
+            StoreError::Mark(error) => code_of(&**error),
+            StoreError::Interrupted => Code::Interrupted,
+            error if error.is_integrity() => Code::Integrity,
+            _ => Code::Failure,
+        };
     }
     if let Some(error) = error.downcast_ref::<IntegrityError>() {
         return if matches!(error, IntegrityError::Disk(_)) { Code::Failure } else { Code::Integrity };
@@ -183,6 +192,12 @@ fn code_of(error: &(dyn Error + 'static)) -> Code {
         return match error {
             HubError::Endpoint { .. } | HubError::Name { .. } => Code::Usage,
             HubError::NotFound { .. } | HubError::Refused { .. } => Code::Model,
+            _ => Code::Failure,
+        };
+    }
+    if let Some(error) = error.downcast_ref::<PreferenceError>() {
+        return match error {
+            PreferenceError::Unknown { .. } | PreferenceError::Value { .. } => Code::Usage,
             _ => Code::Failure,
         };
     }

@@ -9,6 +9,7 @@ mod conversation;
 mod kept_state;
 mod failure;
 mod onboarding;
+mod opening;
 mod repl;
 mod seal_memory;
 mod terminal;

@@ -12,6 +12,7 @@ use tilekit::store::{Access, Store};
 use crate::app::App;
 use crate::args::OnboardingArguments;
 use crate::failure::{Code, Failure};
+use crate::opening::{AtExit, Unexpected};
 use crate::seal_memory::check_seal;
 
 /// The longest passphrase file that is read.
@@ -27,6 +28,8 @@ pub(crate) const NICKNAME: &str = "nickname";
 pub(crate) struct Open {
     pub(crate) identity: Identity,
     pub(crate) store: Store,
+    /// Backs up what was changed.
+    pub(crate) at_exit: AtExit,
     /// Keeps the bundle ours; the last to go.
     _lock: tilekit::bundle::BundleLock,
 }
@@ -41,6 +44,7 @@ impl Open {
 
     /// Puts everything on the drive.
     pub(crate) fn close(self) -> Result<(), Failure> {
+        self.at_exit.back_up(&self.store, &self.identity);
         Ok(self.store.close()?)
     }
 }
@@ -48,7 +52,17 @@ impl Open {
 impl App {
     /// Unlocks the bundle: asks for the passphrase, or does the first run. Refuses another seal than it had before.
     pub(crate) fn unlock(&self, bundle: &Bundle<Verified>, first: &OnboardingArguments) -> Result<Open, Failure> {
-        let open = self.unlock_any_seal(bundle, first)?;
+        self.unlock_with(bundle, first, Unexpected::Ask)
+    }
+
+    /// As [`App::unlock`]; `unexpected` says what to do where the database isn't the one that the drive had last.
+    pub(crate) fn unlock_with(
+        &self,
+        bundle: &Bundle<Verified>,
+        first: &OnboardingArguments,
+        unexpected: Unexpected,
+    ) -> Result<Open, Failure> {
+        let open = self.unlock_unchecked(bundle, first, unexpected)?;
         match check_seal(bundle, &open.store) {
             Ok(()) => Ok(open),
             Err(changed) => open.close().and(Err(changed)),
@@ -61,11 +75,23 @@ impl App {
         bundle: &Bundle<Verified>,
         first: &OnboardingArguments,
     ) -> Result<Open, Failure> {
+        self.unlock_unchecked(bundle, first, Unexpected::Ask)
+    }
+
+    fn unlock_unchecked(
+        &self,
+        bundle: &Bundle<Verified>,
+        first: &OnboardingArguments,
+        unexpected: Unexpected,
+    ) -> Result<Open, Failure> {
         let lock = self.lock(bundle)?;
         let key_file = KeyFile::new(&bundle.key_folder());
         let mut nickname = first.nickname.clone();
+        let mut header = None;
         let identity = if key_file.exists()? {
-            self.open_key_file(&key_file)?.1.identity
+            let unlocked = self.open_key_file(&key_file)?.1;
+            header = unlocked.header;
+            unlocked.identity
         } else if bundle.is_read_only() {
             let hint = "write once to the drive: run `tiles account create` where it isn't write-protected";
             return Err(Failure::new(Code::Locked, "this drive has no identity yet, and is write-protected", hint));
@@ -73,7 +99,7 @@ impl App {
             self.onboard(bundle, &key_file, first, &mut nickname)?
         };
         let access = if lock.is_held() { Access::ReadWrite } else { Access::ReadOnly };
-        let store = self.open_store(bundle, &identity, access)?;
+        let store = self.open_database(bundle, &identity, header, access, unexpected)?;
         if access == Access::ReadOnly {
             self.terminal.warn("the drive is write-protected: nothing of this conversation is saved");
         }
@@ -89,27 +115,7 @@ impl App {
         {
             store.set_setting(NICKNAME, nickname)?;
         }
-        Ok(Open { identity, store, _lock: lock })
-    }
-
-    /// Opens the database, and says so where a change of its key had been cut.
-    pub(crate) fn open_store(
-        &self,
-        bundle: &Bundle<Verified>,
-        identity: &Identity,
-        access: Access,
-    ) -> Result<Store, Failure> {
-        let previous = identity.previous_database_keys();
-        let store = Store::open_rotated(&bundle.database(), identity.database_key(), previous, access)?;
-        if store.opening().rekeyed {
-            self.terminal.say("Encrypting the database with its new key had been cut; it is finished now.");
-        }
-        if store.opening().previous_key && access == Access::ReadWrite {
-            self.terminal.warn(
-                "the database is still encrypted with its previous key: there is no room on the drive for the new one",
-            );
-        }
-        Ok(store)
+        Ok(Open { identity, store, at_exit: self.at_exit(bundle), _lock: lock })
     }
 
     /// Opens the key file, with the passphrase that a flag gives or that is asked for, and tells what is wrong with it.

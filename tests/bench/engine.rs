@@ -2,7 +2,8 @@
 //!
 //! `MODEL` is a model folder. `--convert GGUF MODEL` makes one; `--first-token MODEL` stops after the first token of a
 //! prompt of 37, so that the time from the process's start is measured from outside; `--decode-at TOKENS MODEL` measures
-//! decoding alone, after so many tokens.
+//! decoding alone, after so many tokens. `--agreement MODEL` counts how often the most likely token of 1,000 is that of
+//! float32 activations.
 
 #![allow(clippy::print_stdout, reason = "a benchmark prints its results")]
 
@@ -12,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use serde_json::json;
+use tilekit::engine::backend::cpu::Activations;
 use tilekit::engine::gguf::{Conversion, Gguf};
 use tilekit::engine::models::{LoadOptions, Model};
 use tilekit::model_folder::ModelFolderWriter;
@@ -29,6 +31,7 @@ struct Asked {
     runs: usize,
     convert: bool,
     first_token: bool,
+    agreement: bool,
     /// Measure decoding alone, after so many tokens.
     decode_at: Option<u32>,
 }
@@ -42,6 +45,7 @@ fn asked() -> Outcome<Asked> {
             "--threads" => asked.threads = Some(number()?),
             "--runs" => asked.runs = number()?.max(1),
             "--convert" => asked.convert = true,
+            "--agreement" => asked.agreement = true,
             "--first-token" => asked.first_token = true,
             "--decode-at" => asked.decode_at = Some(u32::try_from(number()?)?),
             // Cargo says this to every benchmark.
@@ -63,6 +67,7 @@ fn main() -> Outcome<()> {
             println!("{}", json!({ "token": token, "peak_bytes": peak_bytes()? }));
             Ok(())
         }
+        [folder] if asked.agreement => agreement(folder, asked.threads),
         [folder] => match asked.decode_at {
             Some(before) => {
                 let mut model = load(folder, asked.threads, before as usize + NUM_CTX)?;
@@ -127,11 +132,69 @@ fn measure(folder: &Path, asked: &Asked) -> Outcome<()> {
         decode.push(decode_speed(&mut model, 32, 128)?);
     }
     println!("{}", json!({ "prompt_tokens": 512, "tokens_per_second": median(prefill) }));
-    println!("{}", json!({ "decode_tokens": 128, "tokens_per_second": median(decode) }));
+    let decode_tokens_per_second = median(decode);
+    println!("{}", json!({ "decode_tokens": 128, "tokens_per_second": decode_tokens_per_second }));
+    // Before the headers are read once more, which takes a chunk of 4 MiB.
+    let peak = peak_bytes()?;
     // The cache grows with its use: the longest of the two measurements fills 512 positions.
     let options = LoadOptions { num_ctx: 512, ..LoadOptions::default() };
     let needed = Model::memory_bytes(&VerifiedFolder::unlisted(folder), &options)?;
-    println!("{}", json!({ "peak_bytes": peak_bytes()?, "weights_and_cache_bytes": needed }));
+    println!("{}", json!({ "peak_bytes": peak, "weights_and_cache_bytes": needed }));
+    // After the peak was read, and in the same process: what decoding could reach if reading the weights were all of it.
+    let weights = Model::memory_bytes(&VerifiedFolder::unlisted(folder), &LoadOptions { num_ctx: 1, ..options })?;
+    let threads = asked.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, Into::into));
+    let bandwidth = read_bandwidth(threads);
+    let share = decode_tokens_per_second * weights as f64 / bandwidth;
+    println!("{}", json!({ "read_bytes_per_second": bandwidth, "decode_share": share }));
+    Ok(())
+}
+
+/// How many bytes a second `threads` threads read together from memory that no cache holds: the best of five passes.
+fn read_bandwidth(threads: usize) -> f64 {
+    let words = vec![1_u64; 64 << 20];
+    let pass = || {
+        let began = Instant::now();
+        std::thread::scope(|scope| {
+            for part in words.chunks(words.len().div_ceil(threads)) {
+                scope.spawn(move || std::hint::black_box(part.iter().fold(0_u64, |sum, word| sum ^ word)));
+            }
+        });
+        (words.len() * 8) as f64 / began.elapsed().as_secs_f64()
+    };
+    (0..5).map(|_| pass()).fold(0.0, f64::max)
+}
+
+/// Continuations that float32 activations choose, 40 tokens after each of 25 beginnings: does the default agree?
+fn agreement(folder: &Path, threads: Option<usize>) -> Outcome<()> {
+    let load = |activations| {
+        let options = LoadOptions { num_ctx: NUM_CTX, threads, activations, ..LoadOptions::default() };
+        Model::load(&VerifiedFolder::unlisted(folder), &options, &mut |_| ControlFlow::Continue(()))
+    };
+    let (mut exact, mut default) = (load(Activations::Float32)?, load(LoadOptions::default().activations)?);
+    let (mut compared, mut clear, mut agreed, mut clear_agreed, mut furthest) = (0, 0, 0, 0, 0.0_f32);
+    for beginning in 0..25 {
+        exact.truncate(0);
+        default.truncate(0);
+        let all = prompt(10 * (beginning + 1), model_vocabulary(&exact));
+        let mut next = all[all.len() - 10..].to_vec();
+        for _ in 0..40 {
+            let expected = exact.forward(&next, &|| false)?;
+            let found = default.forward(&next, &|| false)?;
+            let best = greedy(expected);
+            let second = expected.iter().enumerate().filter(|(idx, _)| *idx != best as usize);
+            let gap = expected[best as usize] - second.map(|(_, logit)| *logit).fold(f32::NEG_INFINITY, f32::max);
+            let same = usize::from(greedy(found) == best);
+            (compared, agreed) = (compared + 1, agreed + same);
+            if gap > 0.05 {
+                (clear, clear_agreed) = (clear + 1, clear_agreed + same);
+            }
+            furthest = expected.iter().zip(found).map(|(a, b)| (a - b).abs()).fold(furthest, f32::max);
+            next = vec![best];
+        }
+    }
+    let counts =
+        json!({ "compared": compared, "agreed": agreed, "gap_above_0.05": clear, "of_these_agreed": clear_agreed });
+    println!("{}", json!({ "agreement": counts, "largest_difference": furthest }));
     Ok(())
 }
 

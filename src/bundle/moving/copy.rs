@@ -12,7 +12,7 @@ use crate::verified::{VerifiedFile, read_listed};
 
 /// Small files of `data` that a copy carries along as they are. The database has a backup of its own; caches, logs and the
 /// lock belong to the place.
-const CARRIED: [&str; 3] = ["key.a", "key.b", "models.toml"];
+const CARRIED: [&str; 6] = ["key.a", "key.b", "models.toml", "run.a", "run.b", "settings.toml"];
 /// The largest of them, in bytes: the list of added models.
 const CARRIED_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// What isn't carried along and needn't be told.

@@ -6,8 +6,7 @@ use std::cell::RefCell;
 use std::ops::{ControlFlow, Range};
 
 use self::adapter::LowRank;
-use self::cache::Floats;
-use self::kernels::{BlockOut, BlockTask, HeadTask, Kernels, TOKENS_MAX};
+use self::kernels::{BlockOut, BlockTask, Kernels, TOKENS_MAX};
 use self::matrix::{Form, MXFP4_GROUP, Matrix};
 use self::pool::Pool;
 use super::{Attention, Backend, BackendError};
@@ -17,6 +16,7 @@ use crate::engine::prefix::LayerState;
 mod simd;
 mod kernels;
 mod adapter;
+mod attention;
 mod matrix;
 mod pool;
 pub(crate) mod cache;
@@ -115,6 +115,28 @@ impl Cpu {
 
     fn run(&self, items: usize, chunk: usize, work: &(dyn Fn(Range<usize>) + Sync)) {
         self.pool.borrow_mut().run(items, chunk, work);
+    }
+
+    /// Calls `work` with some rows at a time, the first of them by number: on all threads where there is enough to do.
+    fn rows(&self, x: &mut Tensor, work: &(dyn Fn(usize, &mut [f32]) + Sync)) {
+        // Below this much, waking the other threads costs more than it saves.
+        let chunk = if x.values.len() > 16_384 { x.rows.div_ceil(self.threads() * 4) } else { x.rows };
+        let (values, width) = (Shared(x.values.as_mut_ptr()), x.width);
+        self.run(x.rows, chunk, &|rows| {
+            // SAFETY: a row belongs to one call.
+            work(rows.start, unsafe { values.slice(rows.start * width..rows.end * width) });
+        });
+    }
+
+    /// `x` in each group size that one of the matrices asks for.
+    fn quantised<const N: usize>(&self, x: &Tensor, matrices: [&Matrix; N]) -> Vec<Quantised> {
+        let mut quantised: Vec<Quantised> = Vec::new();
+        for group_size in matrices.into_iter().filter_map(|matrix| Self::integer_group(self.activations, matrix)) {
+            if quantised.iter().all(|known| known.group_size != group_size) {
+                quantised.push(self.quantise(x, group_size));
+            }
+        }
+        quantised
     }
 
     fn quantise(&self, x: &Tensor, group_size: usize) -> Quantised {
@@ -340,12 +362,7 @@ impl Backend for Cpu {
     }
 
     fn linears<const N: usize>(&self, x: &Tensor, matrices: [&Linear; N]) -> [Tensor; N] {
-        let mut quantised: Vec<Quantised> = Vec::new();
-        for group_size in matrices.iter().filter_map(|linear| Self::integer_group(self.activations, &linear.matrix)) {
-            if quantised.iter().all(|known| known.group_size != group_size) {
-                quantised.push(self.quantise(x, group_size));
-            }
-        }
+        let quantised = self.quantised(x, matrices.map(|linear| &linear.matrix));
         let mut out = matrices.map(|linear| Tensor::zeros(x.rows, linear.matrix.rows));
         let shared: [Shared<f32>; N] = std::array::from_fn(|idx| Shared(out[idx].values.as_mut_ptr()));
         let blocks: usize = matrices.iter().map(|linear| linear.matrix.block_count()).sum();
@@ -380,25 +397,32 @@ impl Backend for Cpu {
 
     fn rms_norm(&self, x: &Tensor, weight: &Vec<f32>, epsilon: f32) -> Tensor {
         let mut out = Tensor::zeros(x.rows, x.width);
-        // A norm of a head's width is one over each head.
-        for (row, out) in x.values.chunks_exact(weight.len()).zip(out.values.chunks_exact_mut(weight.len())) {
-            self.kernels.rms_norm(row, weight, epsilon, out);
-        }
+        let kernels = self.kernels;
+        self.rows(&mut out, &|first, rows| {
+            // A norm of a head's width is one over each head.
+            let given = x.values[first * x.width..][..rows.len()].chunks_exact(weight.len());
+            for (row, out) in given.zip(rows.chunks_exact_mut(weight.len())) {
+                kernels.rms_norm(row, weight, epsilon, out);
+            }
+        });
         out
     }
 
     fn rope(&self, mut x: Tensor, rope: &Rope, first: usize) -> Tensor {
         let half = rope.wavelengths.len();
         rope.extend(first + x.rows);
-        let turns = rope.turns.borrow();
-        for (row, turns) in x.values.chunks_exact_mut(x.width).zip(turns[first * half..].chunks_exact(half)) {
-            for head in row.chunks_exact_mut(half * 2) {
-                let (low, high) = head.split_at_mut(half);
-                for ((low, high), (cos, sin)) in low.iter_mut().zip(high).zip(turns) {
-                    (*low, *high) = (*low * cos - *high * sin, *low * sin + *high * cos);
+        let (turns, width) = (rope.turns.borrow(), x.width);
+        let turns = &turns[first * half..];
+        self.rows(&mut x, &|first, rows| {
+            for (row, turns) in rows.chunks_exact_mut(width).zip(turns[first * half..].chunks_exact(half)) {
+                for head in row.chunks_exact_mut(half * 2) {
+                    let (low, high) = head.split_at_mut(half);
+                    for ((low, high), (cos, sin)) in low.iter_mut().zip(high).zip(turns) {
+                        (*low, *high) = (*low * cos - *high * sin, *low * sin + *high * cos);
+                    }
                 }
             }
-        }
+        });
         x
     }
 
@@ -411,58 +435,30 @@ impl Backend for Cpu {
         keys: Tensor,
         values: Tensor,
     ) -> Tensor {
-        let first = cache.len();
-        cache.append(&keys.values, &values.values);
-        let Attention { heads, kv_heads, head_dim, scale, window } = *attention;
-        let mut out = Tensor::zeros(queries.rows, heads * head_dim);
-        let shared = Shared(out.values.as_mut_ptr());
-        let items = queries.rows * heads;
-        // Below this much work, waking the other threads costs more than it saves.
-        let reach = window.map_or(first + queries.rows, |window| window.min(first + queries.rows));
-        let worthwhile = items * reach * head_dim > 32_768;
-        let chunk = if worthwhile { items.div_ceil(self.threads() * 8) } else { items };
-        let (kernels, cache) = (self.kernels, &*cache);
-        self.run(items, chunk, &|range| {
-            let mut scores = Vec::new();
-            for item in range {
-                // Items of one head lie together: its keys and values stay in the processor's cache.
-                let (head, token) = (item / queries.rows, item % queries.rows);
-                let end = first + token + 1;
-                let start = window.map_or(0, |window| end.saturating_sub(window));
-                let at = (start - cache.dropped()) * cache.width() + head / (heads / kv_heads) * head_dim;
-                let query = &queries.row(token)[head * head_dim..(head + 1) * head_dim];
-                let sink = sinks.map(|sinks| sinks[head]);
-                let task = HeadTask { query, stride: cache.width(), scale, sink };
-                scores.resize(end - start, 0.0);
-                let to = (token * heads + head) * head_dim;
-                // SAFETY: each item has its own part of the output.
-                let out = unsafe { shared.slice(to..to + head_dim) };
-                match (&cache.keys, &cache.values) {
-                    (Floats::Half(keys), Floats::Half(values)) => {
-                        kernels.attend_half(&task, &keys[at..], &values[at..], &mut scores, out);
-                    }
-                    (Floats::Single(keys), Floats::Single(values)) => {
-                        kernels.attend(&task, &keys[at..], &values[at..], &mut scores, out);
-                    }
-                    _ => unreachable!("keys and values are of one precision"),
-                }
-            }
-        });
-        out
+        self.attend(attention, sinks, cache, queries, &keys, &values)
     }
 
     fn silu_gate(&self, mut gate: Tensor, up: &Tensor) -> Tensor {
-        self.kernels.silu_gate(&mut gate.values, &up.values);
+        let kernels = self.kernels;
+        self.rows(&mut gate, &|first, gate| {
+            kernels.silu_gate(gate, &up.values[first * up.width..][..gate.len()]);
+        });
         gate
     }
 
     fn gelu_gate(&self, mut gate: Tensor, up: &Tensor) -> Tensor {
-        self.kernels.gelu_gate(&mut gate.values, &up.values);
+        let kernels = self.kernels;
+        self.rows(&mut gate, &|first, gate| {
+            kernels.gelu_gate(gate, &up.values[first * up.width..][..gate.len()]);
+        });
         gate
     }
 
     fn clipped_swiglu(&self, mut gate: Tensor, up: &Tensor, alpha: f32, limit: f32) -> Tensor {
-        self.kernels.clipped_swiglu(&mut gate.values, &up.values, alpha, limit);
+        let kernels = self.kernels;
+        self.rows(&mut gate, &|first, gate| {
+            kernels.clipped_swiglu(gate, &up.values[first * up.width..][..gate.len()], alpha, limit);
+        });
         gate
     }
 
@@ -489,7 +485,9 @@ impl Backend for Cpu {
     }
 
     fn add(&self, mut x: Tensor, y: &Tensor) -> Tensor {
-        x.values.iter_mut().zip(&y.values).for_each(|(x, y)| *x += y);
+        self.rows(&mut x, &|first, rows| {
+            rows.iter_mut().zip(&y.values[first * y.width..]).for_each(|(x, y)| *x += y);
+        });
         x
     }
 

@@ -220,10 +220,7 @@ fn every_earlier_schema_is_brought_up_to_date() {
     schema::expect_migrations_from(|found| {
         let folder = TestFolder::new();
         let path = database(&folder);
-        let (connection, _) = super::super::opening::open(&path, &key(), Access::ReadWrite).expect("it opens");
         // An older file: its own tables only.
-        drop(connection);
-        fs::remove_file(&path).expect("it is there");
         let connection = Connection::open(&path).expect("it opens");
         connection.key(None::<&str>, format!("x'{}'", "07".repeat(32)), false).expect("it is a key");
         schema::migrate(&connection, 0, found).expect("it migrates");
@@ -239,7 +236,13 @@ fn every_earlier_schema_is_brought_up_to_date() {
         drop(connection);
         let read_only = Store::open(&path, &key(), Access::ReadOnly).expect_err("it is older");
         assert!(matches!(read_only, StoreError::Outdated { .. }), "{read_only}");
-        let store = open(&path).expect("it is brought up to date");
+        let backup_folder = folder.path().join("backup");
+        let mut steps = Vec::new();
+        let mut along = Along { on_step: &mut |step| steps.push(step), backups: Some(&backup_folder) };
+        let store = Store::open_along(&path, &key(), Access::ReadWrite, &mut along).expect("it is brought up to date");
+        let is_older = found > 0;
+        assert_eq!(steps.contains(&Step::BackingUp), is_older, "{steps:?}");
+        assert_eq!(backups(&backup_folder).expect("it can be listed").len(), usize::from(is_older));
         assert_eq!(store.opening().migrated_from, (found > 0).then_some(found));
         if found >= 1 {
             assert_eq!(store.search("back", 3).expect("it is text")[0].title.as_deref(), Some("Old"));
@@ -260,7 +263,7 @@ fn a_newer_schema_is_left_alone() {
     let before = fs::read(database(&folder)).expect("it is there");
     for access in [Access::ReadWrite, Access::ReadOnly] {
         let error = Store::open(&database(&folder), &key(), access).expect_err("it is newer");
-        assert!(matches!(error, StoreError::Newer { found: 3, known: 2, .. }), "{error}");
+        assert!(matches!(error, StoreError::Newer { found: 4, known: 3, .. }), "{error}");
         assert!(!error.is_integrity());
     }
     assert_eq!(fs::read(database(&folder)).expect("it is there"), before);

@@ -1,32 +1,80 @@
-//! `tiles config show`: the settings in force, and where each came from.
+//! `tiles config`: the settings in force and where each came from; and those that the bundle keeps.
 
 use serde_json::{Value, json};
+use tilekit::bundle::{Bundle, Preferences, Verified};
+use tilekit::disk;
+use tilekit::store::StoreError;
 
 use crate::app::App;
-use crate::args::{ColorChoice, RunArguments};
+use crate::args::{ColorChoice, ConfigCommand, RunArguments};
 use crate::conversation::shipped;
-use crate::failure::Failure;
+use crate::failure::{Code, Failure};
 use crate::terminal::Stream;
 
+/// Where a setting of the bundle comes from.
+const BUNDLE: &str = "the bundle, `tiles config`";
+
 /// Runs it.
-pub(crate) fn run(app: &App) -> Result<(), Failure> {
+pub(crate) fn run(app: &App, command: ConfigCommand) -> Result<(), Failure> {
     let bundle = app.bundle()?;
-    let resolved = app.resolve(&shipped(&bundle)?, &RunArguments::default())?;
+    match command {
+        ConfigCommand::Show => show(app, &bundle),
+        ConfigCommand::Set { name, value } => change(app, &bundle, &name, Some(&value)),
+        ConfigCommand::Unset { name } => change(app, &bundle, &name, None),
+    }
+}
+
+fn change(app: &App, bundle: &Bundle<Verified>, name: &str, value: Option<&str>) -> Result<(), Failure> {
+    let path = bundle.preferences();
+    let changed = Preferences::read(&path)?.with(name, value)?;
+    if bundle.is_read_only() {
+        return Err(StoreError::ReadOnly { path }.into());
+    }
+    disk::create_folder(&bundle.data())?;
+    changed.write(&path)?;
+    app.print(&json!({ "name": name, "value": value }), || match value {
+        Some(value) => format!("{name} is {value} now, in this bundle"),
+        None => format!("{name} isn't set in this bundle any more"),
+    })?;
+    app.terminal.say("See what is in force with `tiles config show`.");
+    Ok(())
+}
+
+fn show(app: &App, bundle: &Bundle<Verified>) -> Result<(), Failure> {
+    let preferences = Preferences::read(&bundle.preferences())?;
     let flag = |given: bool| if given { "flag" } else { "default" };
-    let color = if app.global.color == ColorChoice::Auto { "environment or terminal" } else { "flag" };
+    let color = match (app.global.color == ColorChoice::Auto, app.environment.names_color, &preferences.color) {
+        (false, ..) => "flag",
+        (true, true, _) => "environment",
+        (true, false, Some(_)) => BUNDLE,
+        (true, false, None) => "the terminal",
+    };
     let found = if app.global.bundle.is_some() { "flag" } else { "the folder around the program" };
     let mut rows: Vec<[String; 3]> = vec![
         ["bundle".into(), bundle.root().display().to_string(), found.into()],
         ["color".into(), app.terminal.has_color(Stream::Out).to_string(), color.into()],
         ["no_input".into(), app.global.no_input.to_string(), flag(app.global.no_input).into()],
         ["quiet".into(), app.global.quiet.to_string(), flag(app.global.quiet).into()],
-        ["model".into(), resolved.setup.model.clone(), "the bundle".into()],
     ];
-    rows.extend(resolved.modelfile.explain().into_iter().filter(|row| row.name != "license").map(|row| {
-        let origin =
-            if row.origin == "default" { row.origin } else { format!("the model's Modelfile, {}", row.origin) };
-        [row.name, row.value, origin]
-    }));
+    let arguments = RunArguments { model: preferences.model.clone(), ..RunArguments::default() };
+    match (app.resolve(&shipped(bundle)?, &arguments), preferences.model) {
+        (Ok(resolved), preferred) => {
+            let origin = if preferred.is_some() { BUNDLE } else { "default" };
+            rows.push(["model".into(), resolved.setup.model.clone(), origin.into()]);
+            rows.extend(resolved.modelfile.explain().into_iter().filter(|row| row.name != "license").map(|row| {
+                let origin = match row.origin.as_str() {
+                    "default" => row.origin,
+                    origin => format!("the model's Modelfile, {origin}"),
+                };
+                [row.name, row.value, origin]
+            }));
+        }
+        // One that was added is known only when the bundle is unlocked.
+        (Err(failure), Some(model)) if matches!(failure.code, Code::Model | Code::Locked) => {
+            rows.push(["model".into(), model, BUNDLE.into()]);
+        }
+        (Err(failure), _) => return Err(failure),
+    }
     let shown: Vec<Value> =
         rows.iter().map(|[name, value, origin]| json!({ "name": name, "value": value, "origin": origin })).collect();
     app.print(&json!(shown), || {

@@ -9,6 +9,7 @@ use super::model::size;
 use crate::app::App;
 use crate::args::key::{KeyCommand, NewPassphrase};
 use crate::failure::{Code, Failure};
+use crate::opening::Unexpected;
 
 mod export;
 mod restore;
@@ -188,12 +189,15 @@ fn rotate_database_key(app: &App, bundle: &Bundle<Verified>, dry_run: bool) -> R
     }
     let (key_file, _lock) = for_change(app, bundle)?;
     let (passphrase, unlocked) = app.open_key_file(&key_file)?;
-    let store = app.open_store(bundle, &unlocked.identity, Access::ReadWrite)?;
+    let (header, unexpected) = (unlocked.header, Unexpected::Ask);
+    let store = app.open_database(bundle, &unlocked.identity, header, Access::ReadWrite, unexpected)?;
     // A key that the database can't get must not be drawn.
     if store.opening().previous_key || !store.has_room_to_rekey()? {
         let why = format!("the drive has no room for a second copy of the database ({})", size(bytes));
         return Err(Failure::new(Code::Failure, why, "free some space; nothing was changed"));
     }
+    // Under the former key, which the key file keeps, so that `tiles data recover` opens it.
+    app.at_exit(bundle).make(&store, &unlocked.identity, &|| app.is_interrupted())?;
     let spinner = app.terminal.spinner("Drawing a new key and sealing it");
     let identity = key_file.rotate_database_key(&passphrase)?;
     drop(spinner);

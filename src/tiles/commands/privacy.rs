@@ -6,34 +6,64 @@ use crate::app::App;
 use crate::failure::Failure;
 
 /// What Tiles itself does.
-const OURS: [&str; 6] = [
+const OURS: [&str; 9] = [
     "Everything you say and every answer is in `data/tiles.db`, encrypted with a key that only your passphrase opens.",
+    "The last two backups of it are in `data/backup/`, encrypted with the same key. They hold what was deleted since: `tiles data backup --replace` makes a new one and removes them.",
     "What the model computed of your last conversations is in `data/cache/`, encrypted too; deleting it costs only time.",
     "The identity and all keys are in `data/key.a` and `data/key.b`, twice the same, sealed with your passphrase.",
     "Added models are in `models/`, their list in `data/models.toml`. Neither is encrypted: they say which models you use.",
+    "`data/run.a`, `data/run.b` and `data/lock` say when the drive was used and on which machine last. `data/logs/` says when and how Tiles ended, never what was said. They aren't encrypted.",
+    "`data/settings.toml` holds the settings of `tiles config`, not encrypted.",
     "Nothing is written outside the bundle's folder, and no connection is opened but by `tiles model pull --allow-network`, to its endpoint (huggingface.co) and where that redirects.",
     "`--no-save` and `/private` keep nothing of a conversation.",
 ];
 
-/// What the machine may record, whatever Tiles does. Not a promise that the list is complete.
-const SYSTEM: [&str; 6] = [
+/// What any machine may record, whatever Tiles does. Not a promise that the list is complete.
+const ANYWHERE: [&str; 5] = [
     "The shell's history keeps what you type after `tiles`, such as `-p \"…\"`. The prompt inside Tiles isn't seen by it.",
     "The operating system notes that a drive was plugged in, its name, and that a program was started from it.",
     "Swap and hibernation files may hold parts of a conversation while it goes on. Keys are locked in memory where allowed.",
     "A terminal keeps its scrollback, some of them on disk.",
     "Administrators of the machine, and what they installed, can see the screen, the keyboard and the memory.",
-    "On a Mac: Gatekeeper and the unified log record the program's start, Spotlight may index the drive's file names.",
 ];
+
+/// What a Mac records beside that.
+const MACOS: [&str; 5] = [
+    "Gatekeeper and XProtect keep that they checked the program, with its path and signature.",
+    "The unified log keeps the program's start, its name and its process for days.",
+    "Spotlight may index the drive's file names; `.metadata_never_index` in the bundle asks it not to.",
+    "Metal keeps compiled shaders in a cache of its own: they say that a model was run, not what was said.",
+    "The Finder remembers the drive's name and window, and recent folders.",
+];
+
+/// What Linux records beside that.
+const LINUX: [&str; 4] = [
+    "The journal (`journalctl`) keeps the drive's maker, model, serial number and when it was mounted.",
+    "The desktop remembers recent files and folders (`recently-used.xbel`), and thumbnails of pictures you open.",
+    "Where process accounting or auditing is on, each program's start is kept with its arguments.",
+    "A crash handler such as `systemd-coredump` is told of crashes; Tiles switches the dump of its memory off.",
+];
+
+/// What this machine's system may record.
+pub(crate) fn system() -> Vec<&'static str> {
+    let own: &[&str] = if cfg!(target_os = "macos") { &MACOS } else { &LINUX };
+    ANYWHERE.iter().chain(own).copied().collect()
+}
 
 /// Runs it.
 pub(crate) fn run(app: &App) -> Result<(), Failure> {
-    app.print(&json!({ "tiles": OURS, "operating_system": SYSTEM }), || {
+    let (here, elsewhere) = if cfg!(target_os = "macos") { ("macOS", "Linux") } else { ("Linux", "macOS") };
+    let other: &[&str] = if cfg!(target_os = "macos") { &LINUX } else { &MACOS };
+    app.print(&json!({ "tiles": OURS, "operating_system": system(), "elsewhere": other }), || {
         let list = |lines: &[&str]| lines.iter().map(|line| format!("  - {line}\n")).collect::<String>();
         format!(
-            "What Tiles keeps:\n{}\nWhat this machine may keep, which Tiles can't prevent:\n{}\nDeleting the bundle's \
-             folder removes everything that Tiles keeps.",
+            "What Tiles keeps:\n{}\nWhat this machine ({here}) may keep, which Tiles can't prevent:\n{}\nWhat {elsewhere} \
+             keeps instead of the last {}:\n{}\n`tiles doctor --traces` looks. Deleting the bundle's folder removes everything \
+             that Tiles keeps.",
             list(&OURS),
-            list(&SYSTEM)
+            list(&system()),
+            system().len() - ANYWHERE.len(),
+            list(other)
         )
     })
 }

@@ -4,6 +4,7 @@ use std::io::Read as _;
 use std::rc::Rc;
 
 use serde_json::json;
+use tilekit::bundle::Preferences;
 use tilekit::chat::{ChatSession, is_interrupted};
 use tilekit::engine::worker::Worker;
 use tilekit::engine::{Completion, FinishReason};
@@ -38,6 +39,9 @@ pub(crate) fn run(app: &App, arguments: &RunArguments) -> Result<(), Failure> {
         ));
     }
     let bundle = app.bundle()?;
+    // Where none is named, the one of the bundle's settings answers.
+    let model = arguments.model.clone().or(Preferences::read(&bundle.preferences())?.model);
+    let arguments = &RunArguments { model, ..arguments.clone() };
     // A model that came with the bundle needs no key: it is read while the person types the passphrase.
     let early = match app.resolve(&shipped(&bundle)?, arguments) {
         Ok(resolved) => Some((app.start_engine(&resolved)?, resolved)),

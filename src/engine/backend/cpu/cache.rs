@@ -10,6 +10,9 @@ use crate::engine::prefix::LayerState;
 /// it grows before the oldest are dropped.
 pub(crate) const BEYOND_WINDOW: usize = 1_024;
 
+/// For how many positions room is made at once.
+const ROOM: usize = 512;
+
 /// Keys and values, each `[positions, kv_heads · head_dim]`.
 #[derive(Debug)]
 pub struct Cache {
@@ -37,6 +40,17 @@ impl Floats {
         match self {
             Self::Half(values) => values.len(),
             Self::Single(values) => values.len(),
+        }
+    }
+
+    /// Makes room for `added` more elements: by half at least and by many positions of `width`, so that growing leaves few
+    /// holes in the allocator's hands (doubling from a block of a prompt left 9 MB of 127). Room that isn't used isn't touched.
+    fn reserve(&mut self, added: usize, width: usize) {
+        let more = added.max(self.len() / 2).max(ROOM * width);
+        match self {
+            Self::Half(values) if values.capacity() - values.len() < added => values.reserve_exact(more),
+            Self::Single(values) if values.capacity() - values.len() < added => values.reserve_exact(more),
+            _ => {}
         }
     }
 
@@ -116,6 +130,8 @@ impl Cache {
                 self.dropped += dropped;
             }
         }
+        self.keys.reserve(keys.len(), self.width);
+        self.values.reserve(values.len(), self.width);
         self.keys.append(keys);
         self.values.append(values);
     }

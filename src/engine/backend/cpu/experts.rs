@@ -89,8 +89,10 @@ impl Cpu {
         debug_assert!(routing.chosen >= 2);
         let gathered = (x.rows == routing.tokens).then(|| routing.gather(x));
         let x = gathered.as_ref().unwrap_or(x);
+        let quantised = self.quantised(x, stacks.map(|stack| &stack.matrix));
         stacks.map(|stack| {
-            let quantised = Self::integer_group(self.activations, &stack.matrix).map(|size| self.quantise(x, size));
+            let group = Self::integer_group(self.activations, &stack.matrix);
+            let quantised = quantised.iter().find(|known| Some(known.group_size) == group);
             let mut out = Tensor::zeros(x.rows, stack.rows);
             let shared = Shared(out.values.as_mut_ptr());
             let blocks = stack.rows / stack.matrix.lanes;
@@ -110,7 +112,7 @@ impl Cpu {
                     let rows = item.block * stack.matrix.lanes..(item.block + 1) * stack.matrix.lanes;
                     for first in item.pairs.clone().step_by(TOKENS_MAX) {
                         let tokens = TOKENS_MAX.min(item.pairs.end - first);
-                        let task = Self::task(x, quantised.as_ref(), &stack.matrix, bytes, first, tokens);
+                        let task = Self::task(x, quantised, &stack.matrix, bytes, first, tokens);
                         Self::block(&kernels, &task, stack.matrix.form, &mut results);
                         for (pair, values) in results.iter().enumerate().take(tokens) {
                             let start = (first + pair) * stack.rows;

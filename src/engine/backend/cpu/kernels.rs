@@ -13,11 +13,16 @@ use super::simd::{Avx2, Avx512};
 use super::simd::{Scalar, Simd};
 use crate::engine::checkpoint::Dtype;
 
+#[macro_use]
+mod entry_points;
 mod elements;
 mod attention;
+mod tiles;
 
 use self::attention::attend;
 use self::elements::{clipped_swiglu, gelu_gate, quantise, rms_norm, silu_gate};
+use self::tiles::attend_tile;
+pub(super) use self::tiles::{TILE, TileTask};
 
 /// One block of rows times a few tokens.
 #[derive(Clone, Copy)]
@@ -65,6 +70,8 @@ impl HeadTask<'_> {
 type BlockKernel = unsafe fn(&BlockTask<'_>, &mut BlockOut);
 /// Keys, values, scores, output.
 type HeadKernel<T> = unsafe fn(&HeadTask<'_>, &[T], &[T], &mut [f32], &mut [f32]);
+/// Keys in columns, values, scores, output.
+type TileKernel<T> = unsafe fn(&TileTask<'_>, &[f32], &[T], &mut [f32], &mut [f32]);
 
 /// The entry points of one instruction set.
 #[derive(Clone, Copy)]
@@ -80,6 +87,8 @@ pub(super) struct Kernels {
     quantise: unsafe fn(&[f32], &mut [i16]) -> (f32, f32),
     attend: HeadKernel<f32>,
     attend_half: HeadKernel<f16>,
+    tile: TileKernel<f32>,
+    tile_half: TileKernel<f16>,
     silu_gate: unsafe fn(&mut [f32], &[f32]),
     gelu_gate: unsafe fn(&mut [f32], &[f32]),
     clipped_swiglu: unsafe fn(&mut [f32], &[f32], f32, f32),
@@ -221,6 +230,34 @@ impl Kernels {
         assert!(keys.len() >= span && values.len() >= span && out.len() == task.query.len());
         // SAFETY: `detect` saw the instruction set, and the lengths were just checked.
         unsafe { (self.attend_half)(task, keys, values, scores, out) }
+    }
+
+    /// Softmax attention of some neighbouring tokens of one head; see [`TileTask`].
+    pub(super) fn attend_tile(
+        &self,
+        task: &TileTask<'_>,
+        keys: &[f32],
+        values: &[f32],
+        scores: &mut [f32],
+        out: &mut [f32],
+    ) {
+        task.check(self.lanes, keys.len(), values.len(), scores.len(), out.len());
+        // SAFETY: `detect` saw the instruction set, and the lengths were just checked.
+        unsafe { (self.tile)(task, keys, values, scores, out) }
+    }
+
+    /// The same over values of 16 bits.
+    pub(super) fn attend_tile_half(
+        &self,
+        task: &TileTask<'_>,
+        keys: &[f32],
+        values: &[f16],
+        scores: &mut [f32],
+        out: &mut [f32],
+    ) {
+        task.check(self.lanes, keys.len(), values.len(), scores.len(), out.len());
+        // SAFETY: `detect` saw the instruction set, and the lengths were just checked.
+        unsafe { (self.tile_half)(task, keys, values, scores, out) }
     }
 
     /// `silu(gate) · up` in place.
@@ -398,7 +435,17 @@ unsafe fn integer<S: Simd, C: Codes, P: Parts>(task: &BlockTask<'_>, out: &mut B
             integer_tokens::<S, C, P, 4, 1>(task, 0, out);
             return integer_tokens::<S, C, P, 4, 1>(task, 4, out);
         }
-        for token in 0..task.tokens {
+        // A few tokens, as a draft has, share each load of weights. The sums are whole numbers: equal in any order.
+        let mut token = 0;
+        while token + 4 <= task.tokens {
+            integer_tokens::<S, C, P, 4, 1>(task, token, out);
+            token += 4;
+        }
+        if token + 2 <= task.tokens {
+            integer_tokens::<S, C, P, 2, 2>(task, token, out);
+            token += 2;
+        }
+        if token < task.tokens {
             integer_tokens::<S, C, P, 1, 4>(task, token, out);
         }
     }
@@ -471,113 +518,6 @@ unsafe fn dense<S: Simd, P: Parts>(task: &BlockTask<'_>, out: &mut BlockOut) {
             dense_tokens::<S, P, 1, 1>(task, token, out);
         }
     }
-}
-
-/// The entry points of one instruction set: where its target features are enabled and all the above is inlined.
-macro_rules! entry_points {
-    ($module:ident, $simd:ty, $name:literal $(, #[$feature:meta])?) => {
-        mod $module {
-            use super::*;
-
-            macro_rules! block {
-                ($entry:ident, $body:expr) => {
-                    $(#[$feature])?
-                    unsafe fn $entry(task: &BlockTask<'_>, out: &mut BlockOut) {
-                        // SAFETY: by the caller's contract.
-                        unsafe { $body(task, out) }
-                    }
-                };
-            }
-            block!(integer_4_half, integer::<$simd, Nibbles, Half>);
-            block!(integer_4_brain, integer::<$simd, Nibbles, Brain>);
-            block!(integer_4_single, integer::<$simd, Nibbles, Single>);
-            block!(integer_8_half, integer::<$simd, Bytes, Half>);
-            block!(integer_8_brain, integer::<$simd, Bytes, Brain>);
-            block!(integer_8_single, integer::<$simd, Bytes, Single>);
-            block!(oracle_4_half, oracle::<$simd, Nibbles, Half>);
-            block!(oracle_4_brain, oracle::<$simd, Nibbles, Brain>);
-            block!(oracle_4_single, oracle::<$simd, Nibbles, Single>);
-            block!(oracle_8_half, oracle::<$simd, Bytes, Half>);
-            block!(oracle_8_brain, oracle::<$simd, Bytes, Brain>);
-            block!(oracle_8_single, oracle::<$simd, Bytes, Single>);
-            block!(integer_mxfp4, integer::<$simd, E2m1, Brain>);
-            block!(oracle_mxfp4, oracle::<$simd, E2m1, Brain>);
-            block!(dense_half, dense::<$simd, Half>);
-            block!(dense_brain, dense::<$simd, Brain>);
-            block!(dense_single, dense::<$simd, Single>);
-
-            $(#[$feature])?
-            unsafe fn quantise_entry(group: &[f32], codes: &mut [i16]) -> (f32, f32) {
-                // SAFETY: by the caller's contract.
-                unsafe { quantise::<$simd>(group, codes) }
-            }
-            $(#[$feature])?
-            unsafe fn attend_entry(
-                task: &HeadTask<'_>,
-                keys: &[f32],
-                values: &[f32],
-                scores: &mut [f32],
-                out: &mut [f32],
-            ) {
-                // SAFETY: by the caller's contract.
-                unsafe { attend::<$simd, Single>(task, keys, values, scores, out) }
-            }
-            $(#[$feature])?
-            unsafe fn attend_half_entry(
-                task: &HeadTask<'_>,
-                keys: &[f16],
-                values: &[f16],
-                scores: &mut [f32],
-                out: &mut [f32],
-            ) {
-                // SAFETY: by the caller's contract.
-                unsafe { attend::<$simd, Half>(task, keys, values, scores, out) }
-            }
-            $(#[$feature])?
-            unsafe fn silu_gate_entry(gate: &mut [f32], up: &[f32]) {
-                // SAFETY: by the caller's contract.
-                unsafe { silu_gate::<$simd>(gate, up) }
-            }
-            $(#[$feature])?
-            unsafe fn gelu_gate_entry(gate: &mut [f32], up: &[f32]) {
-                // SAFETY: by the caller's contract.
-                unsafe { gelu_gate::<$simd>(gate, up) }
-            }
-            $(#[$feature])?
-            unsafe fn clipped_swiglu_entry(gate: &mut [f32], up: &[f32], alpha: f32, limit: f32) {
-                // SAFETY: by the caller's contract.
-                unsafe { clipped_swiglu::<$simd>(gate, up, alpha, limit) }
-            }
-            $(#[$feature])?
-            unsafe fn rms_norm_entry(x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) {
-                // SAFETY: by the caller's contract.
-                unsafe { rms_norm::<$simd>(x, weight, epsilon, out) }
-            }
-
-            pub(in super::super) const KERNELS: Kernels = Kernels {
-                name: $name,
-                lanes: <$simd>::LANES,
-                integer: [
-                    [integer_4_half, integer_4_brain, integer_4_single],
-                    [integer_8_half, integer_8_brain, integer_8_single],
-                ],
-                oracle: [
-                    [oracle_4_half, oracle_4_brain, oracle_4_single],
-                    [oracle_8_half, oracle_8_brain, oracle_8_single],
-                ],
-                integer_mxfp4,
-                oracle_mxfp4,
-                dense: [dense_half, dense_brain, dense_single],
-                quantise: quantise_entry,
-                attend: attend_entry,
-                attend_half: attend_half_entry,
-                silu_gate: silu_gate_entry,
-                gelu_gate: gelu_gate_entry,
-                clipped_swiglu: clipped_swiglu_entry,
-                rms_norm: rms_norm_entry,
-            };
-        }
-    };
 }
 
 entry_points!(scalar, Scalar, "scalar");

@@ -292,6 +292,23 @@ unsafe impl Simd for Avx512 {
         // SAFETY: the caller has AVX-512.
         unsafe { _mm512_srli_epi32::<BITS>(a) }
     }
+    // Of the intrinsic LLVM makes a multiplication and an addition, which it takes for faster: 168 where the instruction
+    // itself gives 195 billion products a second (Zen 5, eight tokens). Its target feature is for the registers' names.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
+    unsafe fn dot_pairs(mut acc: __m512i, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: the caller has VNNI; the instruction reads and writes these registers and nothing else.
+        unsafe {
+            std::arch::asm!(
+                "vpdpwssd {acc}, {a}, {b}",
+                acc = inout(zmm_reg) acc,
+                a = in(zmm_reg) a,
+                b = in(zmm_reg) b,
+                options(pure, nomem, nostack, preserves_flags)
+            );
+        }
+        acc
+    }
     intrinsics! {
         load_pairs(from: *const u32) -> __m512i = _mm512_loadu_si512(from.cast());
         splat_pairs(value: u16) -> __m512i = _mm512_set1_epi16(value as i16);
@@ -299,7 +316,6 @@ unsafe impl Simd for Avx512 {
         splat_i(value: i32) -> __m512i = _mm512_set1_epi32(value);
         and(a: __m512i, b: __m512i) -> __m512i = _mm512_and_si512(a, b);
         add_i(a: __m512i, b: __m512i) -> __m512i = _mm512_add_epi32(a, b);
-        dot_pairs(acc: __m512i, a: __m512i, b: __m512i) -> __m512i = _mm512_dpwssd_epi32(acc, a, b);
         doubled_e2m1(a: __m512i) -> __m512i = {
             // Looked up in the low bytes, then sign-extended; the high bytes are overwritten by that.
             let table = _mm512_broadcast_i32x4(_mm_loadu_si128(DOUBLED_E2M1.as_ptr().cast()));

@@ -1,5 +1,6 @@
 //! Kernels of every instruction set against plain float64 arithmetic.
 
+use super::kernels::{HeadTask, TILE};
 use super::*;
 use crate::engine::checkpoint::Dtype;
 
@@ -350,6 +351,42 @@ fn attention_is_what_float64_says() {
         }
     }
     assert!(checked > 10_000);
+}
+
+/// A token's attention doesn't depend on which tile of a prompt it is in, nor on how many threads there are; a draft's is
+/// bit for bit that of one token after another.
+#[test]
+fn tiles_dont_change_what_a_token_sees() {
+    for (window, threads) in [(None, 1), (Some(7), 3), (Some(20), 2)] {
+        let attention = Attention { heads: 4, kv_heads: 2, head_dim: 64, scale: 0.125, window };
+        let tokens = 5 * TILE + 3;
+        for kernels in Kernels::all() {
+            let cpu = cpu(kernels, threads, Activations::Int16);
+            let mut noise = Noise(11);
+            let mut tensor = |width: usize| Tensor { rows: tokens, width, values: noise.floats(tokens * width) };
+            let (q, k, v) = (tensor(256), tensor(128), tensor(128));
+            let part = |x: &Tensor, rows: Range<usize>| Tensor {
+                rows: rows.len(),
+                width: x.width,
+                values: x.values[rows.start * x.width..rows.end * x.width].to_vec(),
+            };
+            let in_parts = |sizes: &[usize]| {
+                let (mut cache, mut found, mut first) = (cpu.cache(&attention), Vec::new(), 0);
+                for size in sizes {
+                    let rows = first..first + size;
+                    let [q, k, v] = [&q, &k, &v].map(|x| part(x, rows.clone()));
+                    found.extend(cpu.attention(&attention, None, &mut cache, &q, k, v).values);
+                    first += size;
+                }
+                found
+            };
+            let whole = in_parts(&[tokens]);
+            assert!(whole == in_parts(&[19, tokens - 19]), "{} {window:?}", kernels.name);
+            let singly = in_parts(&[1; 5 * TILE + 3]);
+            assert!(singly == in_parts(&[8, 8, 8, 8, 8, 3]), "{} {window:?}", kernels.name);
+            assert!(whole.iter().zip(&singly).all(|(a, b)| (a - b).abs() < 1e-5), "{} {window:?}", kernels.name);
+        }
+    }
 }
 
 /// Softmax weights of single positions, read off one-hot values, are exponentials to float32's precision.

@@ -1,0 +1,171 @@
+//! The settings of a bundle that are needed before it is unlocked: `data/settings.toml`, plain text.
+//!
+//! Nothing vouches for the file, so it holds only what can do no harm: the name of a model, which is verified by itself,
+//! and when to use colour. A Modelfile isn't among it: its SYSTEM text would be anybody's who had the drive.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::disk::{self, DiskError};
+use crate::hint::Hint;
+
+/// The largest file of settings.
+const SETTINGS_BYTES_MAX: u64 = 4_096;
+/// The longest value, in bytes.
+const VALUE_BYTES_MAX: usize = 256;
+
+/// What can be set, by name, with the values that it can have; any plain name where there are none.
+pub const PREFERENCES: [(&str, &[&str]); 2] = [("color", &["auto", "always", "never"]), ("model", &[])];
+
+/// Why a setting can't be read or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum PreferenceError {
+    /// There is no such setting.
+    #[error("there is no setting `{name}`")]
+    Unknown {
+        /// What was asked for.
+        name: String,
+    },
+    /// It can't have that value.
+    #[error("`{value}` isn't a value of `{name}`")]
+    Value {
+        /// Which setting.
+        name: &'static str,
+        /// The value.
+        value: String,
+    },
+    /// The file isn't one of settings.
+    #[error("`{}` isn't a file of settings", path.display())]
+    Unreadable {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// Reading or writing failed.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+}
+
+impl Hint for PreferenceError {
+    fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Unknown { .. } => "set `color` or `model`; `tiles config show` shows them".into(),
+            Self::Value { name: "color", .. } => "choose `auto`, `always` or `never`".into(),
+            Self::Value { .. } => "give the name of a model, as `tiles model list` shows it".into(),
+            Self::Unreadable { .. } => "remove it: it holds only what `tiles config set` put there".into(),
+            Self::Disk(error) => return error.hint(),
+        })
+    }
+}
+
+/// The settings of a bundle.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Preferences {
+    /// When to use colour.
+    pub color: Option<String>,
+    /// The model that answers where none is named.
+    pub model: Option<String>,
+}
+
+impl Preferences {
+    /// Reads the file at `path`; none is as an empty one.
+    ///
+    /// # Errors
+    /// [`PreferenceError::Unreadable`], and what reading can meet.
+    pub fn read(path: &Path) -> Result<Self, PreferenceError> {
+        let text = match disk::read_text(path, SETTINGS_BYTES_MAX) {
+            Ok(text) => text,
+            Err(error) if error.is_not_found() => return Ok(Self::default()),
+            Err(DiskError::NotText { .. } | DiskError::TooLarge { .. }) => {
+                return Err(PreferenceError::Unreadable { path: path.into() });
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let unreadable = || PreferenceError::Unreadable { path: path.into() };
+        let read: Self = toml::from_str(&text).map_err(|_| unreadable())?;
+        let is_good = PREFERENCES.iter().all(|(name, values)| read.value(name).is_none_or(|value| fits(values, value)));
+        if is_good { Ok(read) } else { Err(unreadable()) }
+    }
+
+    /// The value of a setting.
+    pub fn value(&self, name: &str) -> Option<&str> {
+        match name {
+            "color" => self.color.as_deref(),
+            "model" => self.model.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// The settings with another value for `name`; none takes it away.
+    ///
+    /// # Errors
+    /// [`PreferenceError::Unknown`] and [`PreferenceError::Value`].
+    pub fn with(mut self, name: &str, value: Option<&str>) -> Result<Self, PreferenceError> {
+        let Some((name, values)) = PREFERENCES.into_iter().find(|(known, _)| *known == name) else {
+            return Err(PreferenceError::Unknown { name: name.into() });
+        };
+        if let Some(value) = value.filter(|value| !fits(values, value)) {
+            return Err(PreferenceError::Value { name, value: value.into() });
+        }
+        let value = value.map(Into::into);
+        match name {
+            "color" => self.color = value,
+            _ => self.model = value,
+        }
+        Ok(self)
+    }
+
+    /// Writes the file at `path`. It can be made again, so it may be lost by a cut.
+    ///
+    /// # Errors
+    /// What writing can meet.
+    pub fn write(&self, path: &Path) -> Result<(), PreferenceError> {
+        let lines = PREFERENCES.iter().filter_map(|(name, _)| Some(format!("{name} = \"{}\"\n", self.value(name)?)));
+        Ok(disk::write(path, lines.collect::<String>().as_bytes())?)
+    }
+}
+
+/// Whether a setting can have a value: one of `values`, or a plain name, which needs no escapes.
+fn fits(values: &[&str], value: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._+-".contains(&byte);
+    match values {
+        // `tiles run` takes a name that ends so for the path of a file.
+        [] if value.to_ascii_lowercase().ends_with("modelfile") => false,
+        [] => (1..=VALUE_BYTES_MAX).contains(&value.len()) && value.bytes().all(is_plain),
+        values => values.contains(&value),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_folder::TestFolder;
+
+    #[test]
+    fn what_is_set_is_read_back_and_nothing_else_is_taken() {
+        let folder = TestFolder::new();
+        let path = folder.path().join("settings.toml");
+        let none = Preferences::read(&path).expect("none is fine");
+        assert_eq!(none, Preferences::default());
+        let set = none.with("model", Some("small-1.5")).and_then(|set| set.with("color", Some("never")));
+        let set = set.expect("both can be set");
+        set.write(&path).expect("it can be written");
+        assert_eq!(Preferences::read(&path).expect("it is there"), set);
+        assert_eq!(set.clone().with("color", None).expect("it can be taken away").color, None);
+        for (name, value) in [
+            ("model", ""),
+            ("model", "../x"),
+            ("model", "a\nb"),
+            ("model", "Modelfile"),
+            ("color", "red"),
+            ("system", "x"),
+        ] {
+            assert!(set.clone().with(name, Some(value)).is_err(), "{name} {value:?}");
+        }
+        for text in ["model = 1", "other = \"x\"", "color = \"red\"", "model = \"a/b\"", "\u{0}", &"#".repeat(5000)] {
+            std::fs::write(&path, text).expect("it can be written");
+            assert!(matches!(Preferences::read(&path), Err(PreferenceError::Unreadable { .. })), "{text:?}");
+        }
+    }
+}
