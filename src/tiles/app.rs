@@ -262,9 +262,10 @@ impl App {
 
     /// Finds and verifies the bundle.
     pub(crate) fn bundle(&self) -> Result<Bundle<Verified>, Failure> {
-        self.keep_program();
         let found = Bundle::<Found>::find(self.global.bundle.as_deref(), &self.environment.executable)?;
         let bundle = found.verify(Self::trust())?;
+        // Only now: FUSE forgets what it holds of a file when that is opened again, as verification does.
+        self.keep_program();
         if self.global.verbose {
             self.terminal.say(&format!("bundle {}", bundle.root().display()));
             bundle
