@@ -291,7 +291,6 @@ impl App {
 
     /// Finds and verifies the bundle; or, where no marker is around the program, the installed Tiles that was set up.
     pub(crate) fn bundle(&self) -> Result<Bundle<Verified>, Failure> {
-        self.keep_program();
         let found = match Bundle::<Found>::find(self.global.bundle.as_deref(), &self.environment.executable) {
             Err(error @ BundleError::NotFound { .. }) => return self.installed(error),
             Ok(_) if self.global.installed => {
@@ -301,6 +300,8 @@ impl App {
             found => found?,
         };
         let bundle = found.verify(Self::trust())?;
+        // Only now: FUSE forgets what it holds of a file when that is opened again, as verification does.
+        self.keep_program();
         if self.global.verbose {
             self.terminal.say(&format!("bundle {}", bundle.root().display()));
             bundle

@@ -15,7 +15,8 @@ use crate::drive::{PASSPHRASE, build, identify, scratch};
 /// Large enough for a bundle with the debug program, and for a second one.
 const IMAGE_BYTES: u64 = 160 << 20;
 /// The programs that the lab needs besides root, FUSE and loop devices.
-const TOOLS: &[&str] = &["python3", "unshare", "nsenter", "losetup", "mount.exfat-fuse", "mkfs.exfat", "fsck.exfat"];
+const TOOLS: &[&str] =
+    &["python3", "unshare", "nsenter", "losetup", "fincore", "mount.exfat-fuse", "mkfs.exfat", "fsck.exfat"];
 
 /// An exFAT drive that is plugged in.
 pub(crate) struct Stick {
@@ -146,14 +147,18 @@ impl Stick {
         counted(&self.tell("stat"), name)
     }
 
-    /// Waits until nobody has read from it for a moment: a program that starts reads on in the background.
+    /// Waits until the system holds the whole program in memory: one that starts reads itself in the background.
     pub(crate) fn settle(&mut self) {
-        let (mut reads, mut since) = (self.count("reads"), std::time::Instant::now());
-        while since.elapsed().as_millis() < 200 {
-            let now = self.count("reads");
-            if now != reads {
-                (reads, since) = (now, std::time::Instant::now());
-            }
+        let program = self.outside("Tiles/bin/linux-x86_64/tiles");
+        let bytes = fs::metadata(&program).expect("it is plugged in").len();
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(30);
+        let held = || {
+            let told =
+                Command::new("fincore").args(["--bytes", "--noheadings", "--output", "RES"]).arg(&program).output();
+            String::from_utf8_lossy(&told.expect("fincore is there").stdout).trim().parse::<u64>().unwrap_or(0)
+        };
+        while held() < bytes {
+            assert!(std::time::Instant::now() < end, "the program isn't read into memory: {} of {bytes} bytes", held());
         }
     }
 
