@@ -209,6 +209,28 @@ pub fn chunk_digests(path: &Path, entry: &Entry) -> Result<ChunkDigests, Integri
     }
 }
 
+/// Reads a listed file below `root` to its end and gives each piece, verified, to `take`.
+///
+/// # Errors
+/// Any mismatch, what reading can meet, and what `take` says.
+pub fn read_pieces<E: From<IntegrityError>>(
+    root: &Path,
+    entry: &Entry,
+    mut take: impl FnMut(&[u8]) -> Result<(), E>,
+) -> Result<(), E> {
+    if entry.chunks_sha256.is_none() {
+        return take(&read_listed(&root.join(&entry.path), entry, CHUNKED_ABOVE_BYTES)?);
+    }
+    let file = VerifiedFile::open(root, entry)?;
+    let mut chunk = Vec::new();
+    for chunk_idx in 0..file.chunk_count() {
+        chunk.resize(file.chunk_len(chunk_idx), 0);
+        file.read_chunk(chunk_idx, &mut chunk)?;
+        take(&chunk)?;
+    }
+    Ok(())
+}
+
 /// Reads a file of at most `bytes_max` bytes whole and verifies it against `entry`.
 ///
 /// # Errors

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use ed25519_dalek::SigningKey;
 
-use super::{Bundle, BundleError, Found, Holder, MANIFEST_NAME, SIGNATURE_NAME, Trust, Verified};
+use super::{Bundle, BundleError, Found, Holder, MANIFEST_NAME, SIGNATURE_NAME, Trust, Verified, verify};
 use crate::digest::{CHUNK_BYTES, CHUNKED_ABOVE_BYTES, Sha256Digest, StreamHasher};
 use crate::disk::{self, DiskError, Kind, PartialFile};
 use crate::hint::Hint;
@@ -262,24 +262,10 @@ impl BuildPlan {
         checked.map(drop).map_err(|source| BuildError::Recipe { path: self.folder.join(MANIFEST_NAME), source })
     }
 
-    /// Refuses links and pipes on the way to what will be written or removed: they would lead out of the bundle.
     fn check_ways(&self) -> Result<(), BuildError> {
         let steps = self.steps.iter().map(|step| step.path.as_str());
-        let own = [MANIFEST_NAME, SIGNATURE_NAME, NEVER_INDEX_NAME, "data/lock"];
-        let mut folders = BTreeSet::new();
-        let mut files = BTreeSet::new();
-        for path in steps.chain(self.removed.iter().map(String::as_str)).chain(own) {
-            folders.extend(path.match_indices('/').map(|(end, _)| path[..end].to_owned()));
-            files.extend(["", ".partial", ".chunks", ".chunks.partial"].map(|end| format!("{path}{end}")));
-        }
-        let expected = folders.iter().map(|path| (path, Kind::Folder));
-        for (path, expected) in expected.chain(files.iter().map(|path| (path, Kind::File))) {
-            let path = self.folder.join(path);
-            if disk::kind(&path)?.is_some_and(|kind| kind != expected) {
-                return Err(BundleError::WrongKind { path }.into());
-            }
-        }
-        Ok(())
+        let paths = steps.chain(self.removed.iter().map(String::as_str)).chain(["data/lock"]);
+        Ok(verify::check_ways(&self.folder, paths, &[])?)
     }
 
     fn check_space(&self) -> Result<(), BuildError> {

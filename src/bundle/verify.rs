@@ -5,6 +5,7 @@ use std::panic::resume_unwind;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::build::NEVER_INDEX_NAME;
 use super::{BundleError, MANIFEST_NAME, SIGNATURE_NAME, Seal, Sealed, Trust};
 use crate::digest::{CHUNKED_ABOVE_BYTES, ChunkDigests};
 use crate::disk::{self, DiskError, Kind};
@@ -84,6 +85,29 @@ pub(super) fn inventory(root: &Path, manifest: &Manifest) -> Result<Vec<String>,
         }
     }
     Ok(walk.strangers)
+}
+
+/// Refuses links and other things on the way to what will be written or removed at `paths` below `root`: they would lead
+/// out of it. `folders` are to be folders too.
+pub(super) fn check_ways<'a>(
+    root: &Path,
+    paths: impl Iterator<Item = &'a str>,
+    folders: &[&str],
+) -> Result<(), BundleError> {
+    let mut folders: BTreeSet<String> = folders.iter().map(|path| (*path).to_owned()).collect();
+    let mut files = BTreeSet::new();
+    for path in paths.chain([MANIFEST_NAME, SIGNATURE_NAME, NEVER_INDEX_NAME]) {
+        folders.extend(path.match_indices('/').map(|(end, _)| path[..end].to_owned()));
+        files.extend(["", ".partial", ".chunks", ".chunks.partial"].map(|end| format!("{path}{end}")));
+    }
+    let expected = folders.iter().map(|path| (path, Kind::Folder));
+    for (path, expected) in expected.chain(files.iter().map(|path| (path, Kind::File))) {
+        let path = root.join(path);
+        if disk::kind(&path)?.is_some_and(|kind| kind != expected) {
+            return Err(BundleError::WrongKind { path });
+        }
+    }
+    Ok(())
 }
 
 struct Walk<'a> {

@@ -5,10 +5,10 @@ use std::path::Path;
 use super::read_back::{self, Medium};
 use super::{DataError, Landing, MoveError, MovePlan, MoveSink, Progress, Rules, step};
 use crate::bundle::{Bundle, Verified};
-use crate::digest::{CHUNKED_ABOVE_BYTES, Sha256Digest};
+use crate::digest::Sha256Digest;
 use crate::disk::{self, DiskError, Kind, PartialFile};
 use crate::manifest::Entry;
-use crate::verified::{VerifiedFile, read_listed};
+use crate::verified::read_pieces;
 
 /// Small files of `data` that a copy carries along as they are. The database has a backup of its own; caches, logs and the
 /// lock belong to the place.
@@ -52,7 +52,11 @@ impl Bundle<Verified> {
     pub fn personal(&self) -> Result<(u64, Vec<String>), DiskError> {
         let mut bytes = disk::size_unopened(&self.database())?.unwrap_or(0);
         let mut left = Vec::new();
-        for (name, kind) in disk::list_kinds(&self.data(), MEMORY_FILES_MAX).unwrap_or_default() {
+        let there = match disk::list_kinds(&self.data(), MEMORY_FILES_MAX) {
+            Err(error) if error.is_not_found() => Vec::new(),
+            there => there?,
+        };
+        for (name, kind) in there {
             match kind {
                 Kind::File if CARRIED.contains(&name.as_str()) => {
                     bytes += disk::size(&self.data().join(&name))?.unwrap_or(0);
@@ -92,19 +96,10 @@ fn place(root: &Path, entry: &Entry, landing: &Landing, sink: MoveSink) -> Resul
     }
     let path = root.join(&entry.path);
     let mut target = landing.file(entry)?;
-    if entry.chunks_sha256.is_none() {
-        target.write(&read_listed(&path, entry, CHUNKED_ABOVE_BYTES)?)?;
-        step(sink, Progress::Written(entry.size))?;
-    } else {
-        let file = VerifiedFile::open(root, entry)?;
-        let mut chunk = Vec::new();
-        for chunk_idx in 0..file.chunk_count() {
-            chunk.resize(file.chunk_len(chunk_idx), 0);
-            file.read_chunk(chunk_idx, &mut chunk)?;
-            target.write(&chunk)?;
-            step(sink, Progress::Written(chunk.len() as u64))?;
-        }
-    }
+    read_pieces(root, entry, |piece| {
+        target.write(piece)?;
+        step(sink, Progress::Written(piece.len() as u64))
+    })?;
     match target.finish()? {
         true => Ok(()),
         // Each chunk was verified, so the list contradicts itself.

@@ -14,7 +14,7 @@ use crate::bundle::{Bundle, MANIFEST_NAME, SIGNATURE_NAME, Verified};
 use crate::digest::{CHUNKED_ABOVE_BYTES, Sha256Digest, StreamHasher};
 use crate::disk::{self, DiskError, PartialFile};
 use crate::manifest::{Entry, FileRole};
-use crate::verified::{VerifiedFile, read_listed};
+use crate::verified::read_pieces;
 
 /// An archive that was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,19 +156,9 @@ fn write_file(
 ) -> Result<(), MoveError> {
     let failed = |error| MoveError::from(DiskError::new("write", out_name, error));
     out.write_all(&header(&entry.path, entry.size)?).map_err(failed)?;
-    if entry.chunks_sha256.is_none() {
-        let content = read_listed(&root.join(&entry.path), entry, CHUNKED_ABOVE_BYTES)?;
-        out.write_all(&content).map_err(failed)?;
-        step(sink, Progress::Written(entry.size))?;
-    } else {
-        let file = VerifiedFile::open(root, entry)?;
-        let mut chunk = Vec::new();
-        for chunk_idx in 0..file.chunk_count() {
-            chunk.resize(file.chunk_len(chunk_idx), 0);
-            file.read_chunk(chunk_idx, &mut chunk)?;
-            out.write_all(&chunk).map_err(failed)?;
-            step(sink, Progress::Written(chunk.len() as u64))?;
-        }
-    }
+    read_pieces(root, entry, |piece| {
+        out.write_all(piece).map_err(failed)?;
+        step(sink, Progress::Written(piece.len() as u64))
+    })?;
     out.write_all(filling(entry.size)).map_err(failed)
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::read_back::{self, Medium};
 use super::{MoveError, MoveSink, Progress, step};
 use crate::bundle::build::NEVER_INDEX_NAME;
-use crate::bundle::{Bundle, BundleError, Found, MANIFEST_NAME, SIGNATURE_NAME, Sealed, Trust, Verified};
+use crate::bundle::{Bundle, BundleError, Found, MANIFEST_NAME, SIGNATURE_NAME, Sealed, Trust, Verified, verify};
 use crate::digest::{CHUNK_BYTES, CHUNKED_ABOVE_BYTES, ChunkDigests, StreamHasher};
 use crate::disk::{self, Kind, PartialFile};
 use crate::manifest::signature::{SIGNATURE_BYTES_MAX, SealPublicKey, Signature};
@@ -95,24 +95,10 @@ impl MovePlan {
         Ok(plan)
     }
 
-    /// Refuses links and other things on the way to what will be written or removed: they would lead out of the folder.
     fn check_ways(&self) -> Result<(), MoveError> {
-        let own = [MANIFEST_NAME, SIGNATURE_NAME, NEVER_INDEX_NAME];
-        let paths = self.entries.iter().map(|entry| entry.path.as_str());
-        let mut folders = BTreeSet::from(["data".to_owned(), "data.partial".to_owned()]);
-        let mut files = BTreeSet::new();
-        for path in paths.chain(self.removed.iter().map(String::as_str)).chain(own) {
-            folders.extend(path.match_indices('/').map(|(end, _)| path[..end].to_owned()));
-            files.extend(["", ".partial", ".chunks", ".chunks.partial"].map(|end| format!("{path}{end}")));
-        }
-        let expected = folders.iter().map(|path| (path, Kind::Folder));
-        for (path, expected) in expected.chain(files.iter().map(|path| (path, Kind::File))) {
-            let path = self.folder.join(path);
-            if disk::kind(&path)?.is_some_and(|kind| kind != expected) {
-                return Err(BundleError::WrongKind { path }.into());
-            }
-        }
-        Ok(())
+        let listed = self.entries.iter().map(|entry| entry.path.as_str());
+        let paths = listed.chain(self.removed.iter().map(String::as_str));
+        Ok(verify::check_ways(&self.folder, paths, &["data", "data.partial"])?)
     }
 
     /// Refuses what lies where only listed files may be: the finished bundle would be refused for it.
