@@ -39,6 +39,12 @@ pub enum MoveError {
         /// Which folder.
         folder: PathBuf,
     },
+    /// The file system has the folder's name and nothing behind it.
+    #[error("`{}` can't be listed, and the drive it is on can: its file system is damaged there", folder.display())]
+    LostFolder {
+        /// Which folder.
+        folder: PathBuf,
+    },
     /// The folder is a bundle, and nobody said that it may be replaced.
     #[error("`{}` is a bundle already", folder.display())]
     IsBundle {
@@ -136,6 +142,9 @@ impl Hint for MoveError {
     fn hint(&self) -> Option<String> {
         Some(match self {
             Self::Occupied { .. } => "choose an empty folder, or a new one".into(),
+            Self::LostFolder { .. } => {
+                "choose a new folder; `fsck.exfat` (Disk Utility's First Aid on a Mac) repairs the drive".into()
+            }
             Self::IsBundle { .. } => {
                 "give `--replace` to renew its programs and models, and keep its data; or choose a new folder".into()
             }
