@@ -19,7 +19,7 @@ mod export;
 mod frames;
 mod import;
 mod landing;
-mod read_back;
+pub(super) mod read_back;
 
 pub use archive::ARCHIVE_FOLDER;
 pub(super) use archive::{Members, open_archive};
