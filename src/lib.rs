@@ -13,6 +13,7 @@ pub mod message;
 pub mod sampling;
 pub mod modelfile;
 pub mod transcript;
+pub mod oplog;
 pub mod manifest;
 
 // ── floor 1 · the machine
