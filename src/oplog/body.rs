@@ -46,6 +46,8 @@ pub enum Body {
         session: SessionId,
         /// What the person calls it.
         title: Option<String>,
+        /// When it was given.
+        at: Timestamp,
     },
     /// Something was said.
     Message {
@@ -123,7 +125,7 @@ impl Hint for BodyError {
 #[derive(Serialize, Deserialize)]
 enum Wire<'a> {
     Session { id: [u8; 16], model: &'a str, created_at_ms: i64 },
-    Title { session: [u8; 16], title: Option<&'a str> },
+    Title { session: [u8; 16], title: Option<&'a str>, at_ms: i64 },
     Message(#[serde(borrow)] WireMessage<'a>),
     Removed { session: [u8; 16], messages: Vec<[u8; 16]> },
     Deleted { session: [u8; 16] },
@@ -184,7 +186,9 @@ impl Body {
             Self::Session { id, model, created_at } => {
                 Wire::Session { id: id.0, model, created_at_ms: created_at.as_ms() }
             }
-            Self::Title { session, title } => Wire::Title { session: session.0, title: title.as_deref() },
+            Self::Title { session, title, at } => {
+                Wire::Title { session: session.0, title: title.as_deref(), at_ms: at.as_ms() }
+            }
             Self::Message { session, place, message } => Wire::Message(wire_message(*session, *place, message)),
             Self::Removed { session, messages } => {
                 Wire::Removed { session: session.0, messages: messages.iter().map(|id| id.0).collect() }
@@ -242,11 +246,11 @@ fn check(wire: Wire<'_>) -> Result<Body, BodyError> {
         Wire::Session { id, model, created_at_ms } => {
             Body::Session { id: SessionId(id), model: model_name(model)?, created_at: moment(created_at_ms)? }
         }
-        Wire::Title { session, title } => {
+        Wire::Title { session, title, at_ms } => {
             if title.is_some_and(|title| !is_title(title)) {
                 return Err(wrong("a title is empty, too long or has control characters"));
             }
-            Body::Title { session: SessionId(session), title: title.map(Into::into) }
+            Body::Title { session: SessionId(session), title: title.map(Into::into), at: moment(at_ms)? }
         }
         Wire::Message(message) => check_message(message)?,
         Wire::Removed { session, messages } => {
@@ -351,8 +355,8 @@ pub(crate) mod tests {
         };
         vec![
             Body::Session { id: session, model: "m".into(), created_at },
-            Body::Title { session, title: Some("Sky".into()) },
-            Body::Title { session, title: None },
+            Body::Title { session, title: Some("Sky".into()), at: created_at },
+            Body::Title { session, title: None, at: created_at },
             Body::Message { session, place: 7, message },
             Body::Removed { session, messages: vec![MessageId([2; 16]), MessageId([3; 16])] },
             Body::Deleted { session },
@@ -403,7 +407,7 @@ pub(crate) mod tests {
             (message(&|wire| wire.created_at_ms = -1), "time"),
             (message(&|wire| wire.model = Some("\u{1b}]0;x")), "model"),
             (message(&|wire| wire.usage = Some((u64::MAX, 0))), "tokens"),
-            (plain(Wire::Title { session, title: Some("\u{7}") }), "title"),
+            (plain(Wire::Title { session, title: Some("\u{7}"), at_ms: 0 }), "title"),
             (plain(Wire::Nickname { nickname: "\u{1b}[2J" }), "nickname"),
             (plain(Wire::Nickname { nickname: " " }), "nickname"),
             (plain(Wire::Link { device: [0; 32], nickname: "x" }), "key"),

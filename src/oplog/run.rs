@@ -252,7 +252,8 @@ mod tests {
         let sign = |run: &mut Run, by: u8| {
             run.signature = key(by).sign(&signed_text(&run.log, run.next(), &run.chain())).to_bytes();
         };
-        let changes: [(&str, &dyn Fn(&mut Run), RunError); 12] = [
+        type Forgery<'a> = (&'a str, &'a dyn Fn(&mut Run), RunError);
+        let changes: [Forgery<'_>; 12] = [
             ("another's signature", &|run| sign(run, 2), RunError::Signature),
             ("a flipped signature", &|run| run.signature[5] ^= 1, RunError::Signature),
             ("another's log", &|run| run.log = log(2), RunError::Signature),

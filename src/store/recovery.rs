@@ -13,7 +13,7 @@ use secrecy::SecretBox;
 
 use super::error::{StoreError, Trouble};
 use super::salvage::{self, Missing, Salvage};
-use super::{Access, Store, backups, lineage, opening};
+use super::{Access, Store, backups, lineage, log, opening};
 use crate::disk::{self, DiskError};
 use crate::message::SessionId;
 use crate::transcript::{StoredMessage, Transcript};
@@ -176,6 +176,9 @@ impl Recovery {
 
     fn fill_new(&self, store: &Store) -> Result<(), StoreError> {
         store.import(&self.content.sessions)?;
+        for peer in self.content.peers.iter().filter(|peer| peer.is_linked()) {
+            store.link_peer(peer.did, &peer.nickname, peer.linked_at)?;
+        }
         store.write(|connection: &Connection| -> Result<(), Trouble> {
             for (key, value) in &self.content.settings {
                 connection.prepare_cached("INSERT INTO setting (key, value) VALUES (?1, ?2)")?.execute([key, value])?;
@@ -183,6 +186,7 @@ impl Recovery {
             for line in &self.content.history {
                 connection.prepare_cached("INSERT INTO history (line) VALUES (?1)")?.execute([line])?;
             }
+            self.content.gone.iter().try_for_each(|id| log::apply::set_gone(connection, *id))?;
             self.content.runs.iter().try_for_each(|run| lineage::insert(connection, run))
         })
     }
@@ -285,6 +289,9 @@ fn fill(mut salvaged: Salvage, backup: &Salvage) -> (Salvage, usize) {
         salvaged.settings.extend(backup.settings.iter().filter(|(key, _)| !set.contains(key)).cloned());
         if salvaged.history.len() < backup.history.len() {
             salvaged.history.clone_from(&backup.history);
+        }
+        if salvaged.peers.is_empty() {
+            salvaged.peers.clone_from(&backup.peers);
         }
         if salvaged.runs.is_empty() {
             salvaged.runs.clone_from(&backup.runs);

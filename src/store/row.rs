@@ -14,6 +14,21 @@ pub(super) fn id(row: &Row<'_>, idx: usize) -> Result<[u8; 16], Trouble> {
     }
 }
 
+/// The key or digest of 32 bytes in column `idx`, where there is one.
+pub(super) fn optional_key(row: &Row<'_>, idx: usize) -> Result<Option<[u8; 32]>, Trouble> {
+    let key = optional_bytes(row, idx, 32)?.map(<[u8; 32]>::try_from);
+    key.transpose().map_err(|_| Trouble::Row("a key or digest isn't 32 bytes"))
+}
+
+/// The bytes in column `idx`, where there are some, at most `bytes_max` of them.
+pub(super) fn optional_bytes<'a>(row: &'a Row<'_>, idx: usize, bytes_max: usize) -> Result<Option<&'a [u8]>, Trouble> {
+    match row.get_ref(idx)? {
+        ValueRef::Null => Ok(None),
+        ValueRef::Blob(bytes) if bytes.len() <= bytes_max => Ok(Some(bytes)),
+        _ => Err(Trouble::Row("bytes are something else, or more than are kept")),
+    }
+}
+
 /// The text in column `idx`, where there is one, of at most `bytes_max` bytes.
 pub(super) fn optional_text(row: &Row<'_>, idx: usize, bytes_max: usize) -> Result<Option<String>, Trouble> {
     match row.get_ref(idx)? {

@@ -14,6 +14,7 @@ use secrecy::SecretBox;
 use super::error::{StoreError, Trouble};
 use super::lineage::{self, Run};
 use super::opening;
+use super::peers::{self, Peer};
 use super::settings::{HISTORY_LINE_BYTES_MAX, SETTING_BYTES_MAX, SETTING_KEY_BYTES_MAX};
 use super::{random_id, row, schema, turns};
 use crate::message::{MessageId, SessionId};
@@ -49,6 +50,10 @@ pub struct Salvage {
     pub history: Vec<String>,
     /// The runs that changed it.
     pub runs: Vec<Run>,
+    /// The devices that were linked, and what they are called.
+    pub peers: Vec<Peer>,
+    /// The names of what was deleted: it must not come back from another device.
+    pub gone: Vec<[u8; 16]>,
     /// The sessions of which messages are known to be missing.
     pub missing: Vec<Missing>,
     /// The messages that are known to be missing.
@@ -141,6 +146,9 @@ pub(super) fn read(path: &Path, key: &SecretBox<[u8; 32]>) -> Result<Salvage, St
         row::text(row, 0, HISTORY_LINE_BYTES_MAX)
     });
     let runs = lineage::runs(&*connection.get()?);
+    // Not there before schema 4, and then nothing is missing.
+    let peers = until_error(&connection, peers::ALL, peers::peer).0;
+    let gone = until_error(&connection, "SELECT id FROM gone ORDER BY id", |row| row::id(row, 0)).0;
     let mut salvage = Salvage {
         settings,
         history: history.found.into_values().collect(),
@@ -148,6 +156,8 @@ pub(super) fn read(path: &Path, key: &SecretBox<[u8; 32]>) -> Result<Salvage, St
         knows_all_messages: messages.is_whole || known.is_whole,
         has_all_settings: whole_settings && history.is_whole && runs.is_ok(),
         runs: runs.unwrap_or_default(),
+        peers,
+        gone,
         ..Salvage::default()
     };
     assemble(&mut salvage, sessions.found, messages.found, &ids.found, &known.found)?;

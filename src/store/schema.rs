@@ -9,6 +9,7 @@ use std::path::Path;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use super::error::{StoreError, Trouble};
+use super::log;
 
 /// `TILS`: what the header of a Tiles database says it is.
 const APPLICATION_ID: i64 = 0x5449_4c53;
@@ -67,7 +68,58 @@ const MIGRATIONS: &[&str] = &[
         key_generation INTEGER,
         key_run_id BLOB CHECK (length(key_run_id) = 16)
     ) STRICT;",
+    // 4: the operation log, of which sessions, messages and peers are a projection. `device` is missing where this drive's own
+    // log was never shared; `sealed` is how far a log is chained and signed, with `chain` after that. `gone` names what was
+    // deleted, for good.
+    "CREATE TABLE log (
+        seq INTEGER PRIMARY KEY,
+        device BLOB CHECK (length(device) = 32),
+        epoch BLOB NOT NULL CHECK (length(epoch) = 16),
+        is_own INTEGER NOT NULL CHECK (is_own IN (0, 1)),
+        next INTEGER NOT NULL CHECK (next >= 0),
+        last_hlc INTEGER NOT NULL CHECK (last_hlc >= 0),
+        sealed INTEGER NOT NULL CHECK (sealed BETWEEN 0 AND next),
+        chain BLOB CHECK (length(chain) = 32),
+        forked_at INTEGER,
+        UNIQUE (device, epoch)
+    ) STRICT;
+    CREATE UNIQUE INDEX log_own ON log (is_own) WHERE is_own = 1;
+    CREATE TABLE op (
+        seq INTEGER PRIMARY KEY,
+        log INTEGER NOT NULL REFERENCES log (seq),
+        number INTEGER NOT NULL CHECK (number >= 0),
+        hlc INTEGER NOT NULL CHECK (hlc >= 0),
+        kind INTEGER NOT NULL CHECK (kind BETWEEN 0 AND 255),
+        digest BLOB NOT NULL CHECK (length(digest) = 32),
+        session BLOB CHECK (length(session) = 16),
+        message BLOB CHECK (length(message) = 16),
+        salt BLOB CHECK (length(salt) = 16),
+        body BLOB,
+        chain BLOB CHECK (length(chain) = 32),
+        signature BLOB CHECK (length(signature) = 64)
+    ) STRICT;
+    CREATE UNIQUE INDEX op_place ON op (log, number);
+    CREATE INDEX op_session ON op (session, kind) WHERE session IS NOT NULL;
+    CREATE INDEX op_member ON op (kind, hlc) WHERE kind BETWEEN 5 AND 7;
+    CREATE TABLE gone (id BLOB PRIMARY KEY NOT NULL CHECK (length(id) = 16)) STRICT, WITHOUT ROWID;
+    CREATE TABLE peer (
+        device BLOB PRIMARY KEY NOT NULL CHECK (length(device) = 32),
+        nickname TEXT NOT NULL,
+        linked_at INTEGER NOT NULL,
+        unlinked_at INTEGER,
+        last_seen_at INTEGER,
+        last_sync_at INTEGER
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE cut (
+        device BLOB NOT NULL REFERENCES peer (device),
+        epoch BLOB NOT NULL CHECK (length(epoch) = 16),
+        next INTEGER NOT NULL CHECK (next >= 0),
+        PRIMARY KEY (device, epoch)
+    ) STRICT, WITHOUT ROWID;",
 ];
+
+/// The first schema with an operation log: what is in a database from before becomes the beginning of it.
+const WITH_LOG: i64 = 4;
 
 /// The schema of the open database, 0 for an empty one.
 ///
@@ -100,6 +152,9 @@ pub(super) fn migrate(connection: &Connection, found: i64, target: i64) -> Resul
     for (migration, version) in MIGRATIONS.iter().zip(1..).filter(|(_, v)| *v > found && *v <= target) {
         let step = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
         step.execute_batch(migration)?;
+        if version == WITH_LOG {
+            log::adopt(&step)?;
+        }
         step.pragma_update(None, "application_id", APPLICATION_ID)?;
         step.pragma_update(None, "user_version", version)?;
         step.commit()?;

@@ -1,10 +1,11 @@
 //! Sessions: begin, list, find by what a person types, rename, delete, export, import.
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::error::{NamedSession, StoreError, Trouble};
-use super::{Store, random_id, row, turns};
+use super::{Store, log, random_id, row, turns};
 use crate::message::{MessageId, SessionId};
+use crate::oplog::Body;
 use crate::time::Timestamp;
 use crate::transcript::{MODEL_BYTES_MAX, SESSIONS_MAX, TITLE_BYTES_MAX, Transcript, is_model, is_title};
 
@@ -122,10 +123,8 @@ impl Store {
             return Ok(());
         }
         self.write(|connection| {
-            let changed = connection
-                .prepare_cached("UPDATE session SET title = ?2, updated_at = max(updated_at, ?3) WHERE id = ?1")?
-                .execute(params![id.0, title, now.as_ms()])?;
-            if changed == 0 { Err(not_found(id).into()) } else { Ok(()) }
+            seq(connection, id)?;
+            log::record(connection, &[Body::Title { session: id, title: Some(title.into()), at: now }], now)
         })
     }
 
@@ -138,8 +137,8 @@ impl Store {
             return Ok(());
         }
         self.write(|connection| {
-            let removed = connection.prepare_cached("DELETE FROM session WHERE id = ?1")?.execute([id.0])?;
-            if removed == 0 { Err(not_found(id).into()) } else { Ok(()) }
+            seq(connection, id)?;
+            log::record(connection, &[Body::Deleted { session: id }], turns::AFTER_ALL)
         })?;
         self.forget_old_pages()
     }
@@ -153,25 +152,24 @@ impl Store {
         Ok(Transcript { id, title, model, created_at, updated_at, messages: self.messages(id)? })
     }
 
-    /// Takes sessions in, all or none, with their identifiers, times and order.
+    /// Takes sessions in, all or none, with their identifiers, times and order. What was deleted here comes back under a new
+    /// identifier: on the other devices the old one stays deleted.
     ///
     /// # Errors
     /// [`StoreError::Exists`] where one of the identifiers is taken, and what writing can meet.
     pub fn import(&self, transcripts: &[Transcript]) -> Result<(), StoreError> {
         self.write(|connection| {
             for transcript in transcripts {
+                let transcript = renamed_where_gone(connection, transcript)?;
                 if find_seq(connection, transcript.id)?.is_some() {
                     return Err(StoreError::Exists { session: transcript.id }.into());
                 }
-                let pending = Pending {
-                    title: transcript.title.clone(),
-                    model: transcript.model.clone(),
-                    created_at: transcript.created_at,
-                };
-                pending.title.as_deref().map_or(Ok(()), check_title)?;
-                check_model(&pending.model)?;
-                let seq = insert(connection, transcript.id, &pending, transcript.updated_at)?;
-                turns::insert_all(connection, seq, transcript.id, &transcript.messages)?;
+                let Transcript { id, title, model, created_at, updated_at, messages } = transcript;
+                let mut bodies = begun(connection, id, &Pending { title: None, model, created_at })?;
+                title.as_deref().map_or(Ok(()), check_title)?;
+                bodies.push(Body::Title { session: id, title, at: updated_at });
+                bodies.extend(turns::said(connection, id, &messages)?);
+                log::record(connection, &bodies, turns::AFTER_ALL)?;
             }
             Ok(())
         })
@@ -191,23 +189,6 @@ impl Store {
         all.insert(id, pending);
         Ok(())
     }
-
-    /// Turns a session without messages back into one that isn't on the drive.
-    pub(super) fn take_back_empty(&self, connection: &Connection, id: SessionId) -> Result<Option<Pending>, Trouble> {
-        let mut statement = connection.prepare_cached(
-            "DELETE FROM session WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM message WHERE session = session.seq)
-             RETURNING title, model, created_at",
-        )?;
-        let mut rows = statement.query([id.0])?;
-        let Some(found) = rows.next()? else { return Ok(None) };
-        let pending = Pending {
-            title: row::optional_text(found, 0, TITLE_BYTES_MAX)?,
-            model: row::text(found, 1, MODEL_BYTES_MAX)?,
-            created_at: row::moment(found, 2)?,
-        };
-        while rows.next()?.is_some() {}
-        Ok(Some(pending))
-    }
 }
 
 /// The number of a session's row, where it is on the drive.
@@ -221,22 +202,50 @@ pub(super) fn seq(connection: &Connection, id: SessionId) -> Result<i64, Trouble
     find_seq(connection, id)?.ok_or_else(|| not_found(id).into())
 }
 
-/// Writes the row of a session, and tells its number.
-pub(super) fn insert(
-    connection: &Connection,
-    id: SessionId,
-    pending: &Pending,
-    updated_at: Timestamp,
-) -> Result<i64, Trouble> {
+/// How a session on the drive began.
+pub(super) fn pending(connection: &Connection, id: SessionId) -> Result<Option<Pending>, Trouble> {
+    let mut statement = connection.prepare_cached("SELECT title, model, created_at FROM session WHERE id = ?1")?;
+    let mut rows = statement.query([id.0])?;
+    let Some(found) = rows.next()? else { return Ok(None) };
+    Ok(Some(Pending {
+        title: row::optional_text(found, 0, TITLE_BYTES_MAX)?,
+        model: row::text(found, 1, MODEL_BYTES_MAX)?,
+        created_at: row::moment(found, 2)?,
+    }))
+}
+
+/// The operations with which a session begins.
+pub(super) fn begun(connection: &Connection, id: SessionId, pending: &Pending) -> Result<Vec<Body>, Trouble> {
     let count: i64 = connection.prepare_cached("SELECT count(*) FROM session")?.query_row((), |row| row.get(0))?;
     if count >= SESSIONS_MAX as i64 {
         let (what, unit) = ("the store", "sessions");
         return Err(StoreError::TooLarge { what, count: SESSIONS_MAX + 1, count_max: SESSIONS_MAX, unit }.into());
     }
-    let mut statement = connection
-        .prepare_cached("INSERT INTO session (id, title, model, created_at, updated_at) VALUES (?1, ?2, ?3, ?4, ?5)")?;
-    let Pending { title, model, created_at } = pending;
-    Ok(statement.insert(params![id.0, title, model, created_at.as_ms(), updated_at.as_ms()])?)
+    let Pending { title, model, created_at } = pending.clone();
+    check_model(&model)?;
+    let mut bodies = vec![Body::Session { id, model, created_at }];
+    if title.is_some() {
+        bodies.push(Body::Title { session: id, title, at: created_at });
+    }
+    Ok(bodies)
+}
+
+/// The session with new names for what was deleted here before.
+fn renamed_where_gone(connection: &Connection, transcript: &Transcript) -> Result<Transcript, Trouble> {
+    let mut transcript = transcript.clone();
+    if log::apply::is_gone(connection, transcript.id.0)? {
+        transcript.id = SessionId(random_id()?);
+        // Messages of a deleted session aren't named among what is gone; under another session they are new ones.
+        for message in &mut transcript.messages {
+            message.id = MessageId(random_id()?);
+        }
+    }
+    for message in &mut transcript.messages {
+        if log::apply::is_gone(connection, message.id.0)? {
+            message.id = MessageId(random_id()?);
+        }
+    }
+    Ok(transcript)
 }
 
 /// That no session has the identifier.

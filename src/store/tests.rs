@@ -11,6 +11,7 @@ use crate::time::Timestamp;
 use crate::transcript::{FinishReason, MESSAGE_BYTES_MAX, StoredMessage, TITLE_BYTES_MAX, TokenCount};
 
 mod hostile;
+mod log;
 mod opening;
 mod recovery;
 mod rekey;

@@ -4,8 +4,9 @@ use rusqlite::{CachedStatement, Connection, Row, params};
 
 use super::error::{StoreError, Trouble};
 use super::sessions::{self, Pending};
-use super::{Store, check_length, random_id, row};
+use super::{Store, check_length, log, random_id, row};
 use crate::message::{Message, MessageId, Role, SessionId};
+use crate::oplog::Body;
 use crate::time::Timestamp;
 use crate::transcript::{
     FinishReason, MESSAGE_BYTES_MAX, MODEL_BYTES_MAX, SESSION_MESSAGES_MAX, StoredMessage, TokenCount, is_model,
@@ -17,6 +18,9 @@ pub const TURN_MESSAGES_MAX: usize = 256;
 /// The columns of a message, in the order [`stored_message`] reads them.
 pub(super) const COLUMNS: &str =
     "id, role, content, reasoning, created_at, finish_reason, model, input_tokens, output_tokens";
+
+/// A time that is followed by none but what is known: what is taken back comes after it, whatever the clock says.
+pub(super) const AFTER_ALL: Timestamp = Timestamp::from_ms(0);
 
 /// A message to be stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,12 +77,12 @@ impl Store {
         }
         let pending = self.pending.borrow().get(&session).cloned();
         self.write(|connection| {
-            let seq = match &pending {
-                Some(pending) => sessions::insert(connection, session, pending, now)?,
-                None => sessions::seq(connection, session)?,
+            let mut bodies = match &pending {
+                Some(pending) => sessions::begun(connection, session, pending)?,
+                None => sessions::seq(connection, session).map(|_| Vec::new())?,
             };
-            insert_all(connection, seq, session, &stored)?;
-            touch(connection, seq, now)
+            bodies.extend(said(connection, session, &stored)?);
+            log::record(connection, &bodies, now)
         })?;
         self.pending.borrow_mut().remove(&session);
         Ok(stored.iter().map(|message| message.id).collect())
@@ -97,8 +101,10 @@ impl Store {
         let (taken, emptied) = self.write(|connection| {
             let seq = sessions::seq(connection, session)?;
             let Some((hlc, id)) = last_user_place(connection, seq)? else { return Err(NOTHING.into()) };
-            let taken = remove_from(connection, seq, hlc, id, Boundary::Included)?;
-            Ok((taken, self.take_back_empty(connection, session)?))
+            let begun = sessions::pending(connection, session)?;
+            let taken = remove_from(connection, session, (seq, hlc, id), Boundary::Included)?;
+            let is_emptied = sessions::find_seq(connection, session)?.is_none();
+            Ok((taken, begun.filter(|_| is_emptied)))
         })?;
         self.after_removal(session, emptied)?;
         Ok(taken)
@@ -122,9 +128,8 @@ impl Store {
         self.write(|connection| {
             let seq = sessions::seq(connection, session)?;
             let Some((hlc, id)) = last_user_place(connection, seq)? else { return Err(NOTHING.into()) };
-            remove_from(connection, seq, hlc, id, Boundary::Kept)?;
-            insert_all(connection, seq, session, &stored)?;
-            touch(connection, seq, now)
+            remove_from(connection, session, (seq, hlc, id), Boundary::Kept)?;
+            log::record(connection, &said(connection, session, &stored)?, now)
         })?;
         self.forget_old_pages()?;
         stored.first().map(|message| message.id).ok_or(NOTHING)
@@ -141,7 +146,7 @@ impl Store {
             let mut rows = statement.query(params![seq, message.0])?;
             let Some(found) = rows.next()? else { return Err(StoreError::Nothing { what: "such message" }.into()) };
             let hlc = row::number(found, 0)?;
-            remove_from(connection, seq, hlc, message, Boundary::Kept)
+            remove_from(connection, session, (seq, hlc, message), Boundary::Kept)
         })?;
         self.after_removal(session, None)?;
         Ok(taken)
@@ -192,53 +197,36 @@ fn check_message(message: &StoredMessage) -> Result<(), StoreError> {
     if is_model(model) { Ok(()) } else { Err(StoreError::BadName { what: "a model's name" }) }
 }
 
-/// Writes messages to the end of a session, in their order.
-pub(super) fn insert_all(
+/// What is said at the end of a session, in its order, as operations; the session may not be there yet.
+pub(super) fn said(
     connection: &Connection,
-    seq: i64,
     session: SessionId,
     messages: &[StoredMessage],
-) -> Result<(), Trouble> {
-    let (count, mut last_hlc): (i64, Option<i64>) = connection
-        .prepare_cached("SELECT count(*), max(hlc) FROM message WHERE session = ?1")?
-        .query_row([seq], |row| Ok((row.get(0)?, row.get(1)?)))?;
+) -> Result<Vec<Body>, Trouble> {
+    let sql = "SELECT count(*), max(hlc) FROM message WHERE session = (SELECT seq FROM session WHERE id = ?1)";
+    let (count, mut last_place): (i64, Option<i64>) =
+        connection.prepare_cached(sql)?.query_row([session.0], |row| Ok((row.get(0)?, row.get(1)?)))?;
     let count = usize::try_from(count).unwrap_or(usize::MAX).saturating_add(messages.len());
     if count > SESSION_MESSAGES_MAX {
         let (what, unit, count_max) = ("the session", "messages", SESSION_MESSAGES_MAX);
         return Err(StoreError::TooLarge { what, count, count_max, unit }.into());
     }
-    let sql = format!("INSERT INTO message (session, hlc, {COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?)");
-    let mut statement = connection.prepare_cached(&sql)?;
+    let mut bodies = Vec::with_capacity(messages.len());
     for message in messages {
         check_message(message)?;
         if sessions::message_taken(connection, message.id)? {
             return Err(StoreError::Exists { session }.into());
         }
-        let hlc = next_hlc(message.created_at, last_hlc)?;
-        last_hlc = Some(hlc);
-        let count_of = |tokens: fn(&TokenCount) -> u64| {
-            message.usage.as_ref().map(|usage| i64::try_from(tokens(usage)).unwrap_or(i64::MAX))
-        };
-        statement.execute(params![
-            seq,
-            hlc,
-            message.id.0,
-            message.role.as_str(),
-            message.content,
-            message.reasoning,
-            message.created_at.as_ms(),
-            message.finish_reason.map(FinishReason::as_str),
-            message.model,
-            count_of(|usage| usage.input_tokens),
-            count_of(|usage| usage.output_tokens),
-        ])?;
+        let place = next_place(message.created_at, last_place)?;
+        last_place = Some(place);
+        bodies.push(Body::Message { session, place: place.unsigned_abs(), message: message.clone() });
     }
-    Ok(())
+    Ok(bodies)
 }
 
 /// The next place in a session: the clock's milliseconds and 16 bits of counter, always after the one before, so that
 /// a clock that was set back doesn't reorder what was said.
-fn next_hlc(now: Timestamp, last: Option<i64>) -> Result<i64, Trouble> {
+fn next_place(now: Timestamp, last: Option<i64>) -> Result<i64, Trouble> {
     const MS_MAX: i64 = (1 << 47) - 1;
     let clock = now.as_ms().clamp(0, MS_MAX) << 16;
     match last.map(|last| last.checked_add(1)) {
@@ -246,13 +234,6 @@ fn next_hlc(now: Timestamp, last: Option<i64>) -> Result<i64, Trouble> {
         Some(Some(next)) => Ok(clock.max(next)),
         Some(None) => Err(Trouble::Row("a session's last place leaves none after it")),
     }
-}
-
-fn touch(connection: &Connection, seq: i64, now: Timestamp) -> Result<(), Trouble> {
-    let mut statement =
-        connection.prepare_cached("UPDATE session SET updated_at = max(updated_at, ?2) WHERE seq = ?1")?;
-    statement.execute(params![seq, now.as_ms()])?;
-    Ok(())
 }
 
 /// Where the last thing the person said stands.
@@ -268,9 +249,8 @@ fn last_user_place(connection: &Connection, seq: i64) -> Result<Option<(i64, Mes
 /// Removes what stands after a place, and returns it in order.
 fn remove_from(
     connection: &Connection,
-    seq: i64,
-    hlc: i64,
-    id: MessageId,
+    session: SessionId,
+    (seq, hlc, id): (i64, i64, MessageId),
     boundary: Boundary,
 ) -> Result<Vec<StoredMessage>, Trouble> {
     let after = match boundary {
@@ -279,8 +259,10 @@ fn remove_from(
     };
     let select = format!("SELECT {COLUMNS} FROM message WHERE session = ?1 AND {after} ORDER BY hlc, id");
     let taken = collect(&mut connection.prepare_cached(&select)?, params![seq, hlc, id.0])?;
-    let delete = format!("DELETE FROM message WHERE session = ?1 AND {after}");
-    connection.prepare_cached(&delete)?.execute(params![seq, hlc, id.0])?;
+    if !taken.is_empty() {
+        let messages = taken.iter().map(|message| message.id).collect();
+        log::record(connection, &[Body::Removed { session, messages }], AFTER_ALL)?;
+    }
     Ok(taken)
 }
 
@@ -339,7 +321,7 @@ mod tests {
             (i64::MAX, Some(0), Some(((1 << 47) - 1) << 16)),
             (i64::MAX, Some(i64::MAX), None),
         ] {
-            assert_eq!(next_hlc(Timestamp::from_ms(now), last).ok(), expected, "{now} {last:?}");
+            assert_eq!(next_place(Timestamp::from_ms(now), last).ok(), expected, "{now} {last:?}");
         }
     }
 }
