@@ -135,7 +135,25 @@ pub enum PeerError {
     /// The person pressed Ctrl-C.
     #[error("interrupted")]
     Interrupted,
-    /// The link can't be stored.
+    /// What the store keeps of linked drives can't be read.
+    #[error("the list of linked drives isn't written as it should be")]
+    List,
+    /// There are as many as there can be.
+    #[error("{} drives are linked already", super::LINKED_MAX)]
+    TooMany,
+    /// No linked drive is meant.
+    #[error("no linked drive is called `{text}`")]
+    NotLinked {
+        /// What was typed.
+        text: String,
+    },
+    /// Several are meant.
+    #[error("several linked drives are called `{text}`")]
+    Ambiguous {
+        /// What was typed.
+        text: String,
+    },
+    /// Reading or writing the store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -177,6 +195,9 @@ impl Hint for PeerError {
                 "link drives that were set up apart; make the second one with `tiles bundle create`, which leaves your data out"
             }
             Self::Newer { .. } => "update this Tiles",
+            Self::List => "link the drives again; `tiles data recover` looks for other damage",
+            Self::TooMany => "take one off with `tiles link disable`",
+            Self::NotLinked { .. } | Self::Ambiguous { .. } => "give its DID, as `tiles link list-peers` shows it",
             Self::Store(error) => return error.hint(),
         };
         Some(hint.into())

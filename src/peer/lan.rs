@@ -45,7 +45,8 @@ impl Lan {
         check_allowed(&interfaces)?;
         let (found, sightings) = mpsc::channel(SIGHTINGS_MAX);
         // Who announces nothing looks all the same; the name isn't sent then.
-        let names: Vec<&str> = if labels.is_empty() { vec!["-"] } else { labels.iter().map(String::as_str).collect() };
+        let names: Vec<&str> =
+            if labels.is_empty() { vec!["looks"] } else { labels.iter().map(String::as_str).collect() };
         let mut guards = Vec::with_capacity(names.len());
         for name in names {
             let found = found.clone();

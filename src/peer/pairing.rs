@@ -22,7 +22,6 @@ use super::link::{self, Card, Channel, Confirmed, Digits, FRAME_TIMEOUT};
 use super::mesh::{self, MeshKey};
 use super::ticket::Ticket;
 use crate::identity::Identity;
-use crate::store::StoreError;
 use crate::time::Clock;
 
 /// How long a code is valid.
@@ -73,7 +72,7 @@ pub struct Myself<'a> {
 }
 
 /// Stores a link, with the mesh keys that this drive has from then on.
-pub type Keep<'a> = &'a mut (dyn FnMut(&Card, &[MeshKey]) -> Result<(), StoreError> + Send);
+pub type Keep<'a> = &'a mut dyn FnMut(&Card, &[MeshKey]) -> Result<(), PeerError>;
 
 /// Where to go to be linked.
 #[derive(Clone, Debug)]
