@@ -35,6 +35,14 @@ pub(super) struct Lan {
     _guards: Vec<DropGuard>,
 }
 
+#[cfg(test)]
+impl Lan {
+    /// One on which just these sightings are made.
+    pub(super) const fn of(sightings: mpsc::Receiver<Sighting>) -> Self {
+        Self { sightings, _guards: Vec::new() }
+    }
+}
+
 impl Lan {
     /// Looks for others, and announces `labels`, all at `port`. `None` on a machine that has no network but itself.
     pub(super) fn start(labels: &[String], port: u16) -> Result<Option<Self>, PeerError> {

@@ -41,13 +41,19 @@ const SPAKE_BYTES: usize = 33;
 const MAC_BYTES: usize = 32;
 
 /// The kinds of frames.
-mod kind {
-    pub(super) const HELLO: u8 = 1;
-    pub(super) const ANSWER: u8 = 2;
-    pub(super) const CONFIRM: u8 = 3;
-    pub(super) const CARD: u8 = 4;
-    pub(super) const SHARE: u8 = 5;
-    pub(super) const REFUSED: u8 = 6;
+pub mod kind {
+    /// The joiner's version and part of the key exchange.
+    pub const HELLO: u8 = 1;
+    /// The listener's part of the key exchange.
+    pub const ANSWER: u8 = 2;
+    /// The proof of knowing the code.
+    pub const CONFIRM: u8 = 3;
+    /// Who one is.
+    pub const CARD: u8 = 4;
+    /// The keys of the mesh.
+    pub const SHARE: u8 = 5;
+    /// Why it ends.
+    pub const REFUSED: u8 = 6;
 }
 
 /// What is bound to the connection that the exchange runs over.
@@ -294,16 +300,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Confirmed<S> {
     }
 
     fn read_card(&self, content: &[u8]) -> Result<Card, PeerError> {
-        let malformed = |what| PeerError::Malformed { what };
-        let (key, rest) = content.split_first_chunk::<32>().ok_or(malformed("its card is cut"))?;
-        let (signature, nickname) = rest.split_first_chunk::<64>().ok_or(malformed("its card is cut"))?;
-        if nickname.len() > NICKNAME_BYTES_MAX {
-            return Err(malformed("its nickname is too long"));
-        }
-        let nickname = str::from_utf8(nickname).map_err(|_| malformed("its nickname isn't text"))?.to_owned();
-        let did = Did::from_public_key(*key).map_err(|_| PeerError::Forged)?;
-        let card = Card { nickname, did };
-        let is_its_own = card.did.verifies(&self.signed(self.side.other(), &card), signature);
+        let (card, signature) = parse_card(content)?;
+        let is_its_own = card.did.verifies(&self.signed(self.side.other(), &card), &signature);
         if is_its_own { Ok(card) } else { Err(PeerError::Forged) }
     }
 
@@ -340,7 +338,27 @@ fn finish(spake: Spake2<Ed25519Group>, message: &[u8]) -> Result<Zeroizing<Vec<u
     Ok(Zeroizing::new(finished))
 }
 
-fn read_keys(content: &[u8]) -> Result<Vec<MeshKey>, PeerError> {
+/// Reads the content of a card: the key, its signature and the nickname. That the signature is right isn't said by that.
+///
+/// # Errors
+/// [`PeerError::Malformed`], and [`PeerError::Forged`] for a key that is none.
+pub fn parse_card(content: &[u8]) -> Result<(Card, [u8; 64]), PeerError> {
+    let malformed = |what| PeerError::Malformed { what };
+    let (key, rest) = content.split_first_chunk::<32>().ok_or(malformed("its card is cut"))?;
+    let (signature, nickname) = rest.split_first_chunk::<64>().ok_or(malformed("its card is cut"))?;
+    if nickname.len() > NICKNAME_BYTES_MAX {
+        return Err(malformed("its nickname is too long"));
+    }
+    let nickname = str::from_utf8(nickname).map_err(|_| malformed("its nickname isn't text"))?.to_owned();
+    let did = Did::from_public_key(*key).map_err(|_| PeerError::Forged)?;
+    Ok((Card { nickname, did }, *signature))
+}
+
+/// Reads the keys of a mesh as they are sent.
+///
+/// # Errors
+/// [`PeerError::Malformed`] for half a key and for more than [`MESH_KEYS_MAX`].
+pub fn read_keys(content: &[u8]) -> Result<Vec<MeshKey>, PeerError> {
     let (keys, rest) = content.as_chunks::<32>();
     if !rest.is_empty() || keys.len() > MESH_KEYS_MAX {
         return Err(PeerError::Malformed { what: "its keys have another length" });

@@ -261,8 +261,15 @@ pub async fn join(
         interruption(approver).await;
         PeerError::Interrupted
     };
+    let lan = match target {
+        Target::Ticket(_) => None,
+        Target::Code(_) => {
+            let alone = || PeerError::Network { why: "this machine is on no network, so a code finds nobody".into() };
+            Some(Lan::start(&[], 0)?.ok_or_else(alone)?)
+        }
+    };
     let mut exchange = tokio::select! {
-        found = search(endpoint, target) => found?,
+        found = search(endpoint, target, lan) => found?,
         error = stopped() => return Err(error),
     };
     let card = exchange.confirmed.exchange_cards(myself.identity, myself.nickname).await?;
@@ -284,19 +291,14 @@ pub async fn join(
 }
 
 /// Tries who waits under the nameplate, or whom the ticket names, until one has confirmed the code.
-async fn search(endpoint: &Endpoint, target: &Target) -> Result<Exchange, PeerError> {
-    let (code, mut lan) = match target {
-        Target::Ticket(ticket) => (&ticket.code, None),
-        Target::Code(code) => (code, Lan::start(&[], 0)?),
-    };
+async fn search(endpoint: &Endpoint, target: &Target, mut lan: Option<Lan>) -> Result<Exchange, PeerError> {
+    let (Target::Code(code) | Target::Ticket(Ticket { code, .. })) = target;
     let nameplate = code.nameplate();
     let mut tried = Vec::new();
     let mut attempts: FuturesUnordered<BoxFuture<'_, (EndpointAddr, Result<Exchange, PeerError>)>> =
         FuturesUnordered::new();
     if let Target::Ticket(ticket) = target {
         attempts.push(attempt(endpoint, ticket.endpoint.clone(), code, Duration::ZERO).boxed());
-    } else if lan.is_none() {
-        return Err(PeerError::Network { why: "this machine is on no network, so a code finds nobody".into() });
     }
     let mut deadline = Instant::now() + SEARCH_TIMEOUT;
     let mut told: Option<PeerError> = None;

@@ -1,6 +1,6 @@
 //! Two machines on one cable: network namespaces of this one, and what goes over the wire between them.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -80,8 +80,9 @@ impl Machine {
         BufReader::new(stdout).read_line(&mut line).expect("a pipe can be read");
         let can = line.trim() == "made" && tools.iter().all(Option::is_some);
         if !can {
-            eprintln!(
-                "skipped: this machine lets no test make network namespaces, or lacks one of ip, nsenter, python3"
+            let _ = writeln!(
+                std::io::stderr(),
+                "two machines: skipped, this machine lets no test make network namespaces, or lacks one of ip, nsenter, python3"
             );
         }
         can.then_some(machine)

@@ -272,3 +272,52 @@ async fn ctrl_c_ends_the_wait() {
     .await;
     assert!(matches!(listened, Err(PeerError::Interrupted)), "{listened:?}");
 }
+
+#[tokio::test]
+async fn the_honest_one_is_found_among_fifty_who_took_its_nameplate() {
+    let (listened, _, found) = listening(true, CODE_LIFETIME, |_, mut offers, _| async move {
+        let ticket = offers.recv().await.expect("it is shown");
+        let nameplate = ticket.code.nameplate();
+        let sighting = |id: &iroh::EndpointId, at: &EndpointAddr| lan::Sighting {
+            label: lan::link_label(&nameplate, id),
+            addresses: at.ip_addrs().copied().collect(),
+        };
+        // Two that play the listener without the code, two that say nothing, 46 that aren't there; the honest one is last.
+        let (feed, sightings) = mpsc::channel(64);
+        let (mut fakes, mut playing) = (Vec::new(), Vec::new());
+        for number in 0..4 {
+            let fake = ephemeral().await;
+            feed.send(sighting(&fake.iroh.id(), &fake.address())).await.expect("there is room");
+            let (iroh, id) = (fake.iroh.clone(), fake.id());
+            let wrong = with_wrong_code(&ticket).code;
+            playing.push(tokio::spawn(async move {
+                while let Some(incoming) = iroh.accept().await {
+                    match number {
+                        0 | 1 => drop(handshake(incoming, id, wrong.clone()).await),
+                        _ => drop(incoming.await.expect("the joiner comes").closed().await),
+                    }
+                }
+            }));
+            fakes.push(fake);
+        }
+        for seed in 0..46 {
+            let id = iroh::SecretKey::from_bytes(&[seed; 32]).public();
+            feed.send(sighting(&id, &fakes[usize::from(seed) % 4].address())).await.expect("there is room");
+        }
+        feed.send(sighting(&ticket.endpoint.id, &ticket.endpoint)).await.expect("there is room");
+
+        let (bob, endpoint) = (identity(), ephemeral().await);
+        let target = Target::Code(ticket.code);
+        let began = Instant::now();
+        let mut exchange = search(&endpoint, &target, Some(Lan::of(sightings))).await.expect("it is there");
+        assert!(began.elapsed() < GRACE, "{:?}", began.elapsed());
+        let card = exchange.confirmed.exchange_cards(&bob, "Bob").await.expect("it is signed");
+        exchange.confirmed.await_share(CODE_LIFETIME).await.expect("its person says yes");
+        exchange.confirmed.send_keys(&[]).await.expect("it listens");
+        exchange.confirmed.linger().await;
+        playing.iter().for_each(tokio::task::JoinHandle::abort);
+        card
+    })
+    .await;
+    assert!(listened.is_ok() && found.nickname == "Ada", "{listened:?}");
+}
