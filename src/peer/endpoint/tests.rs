@@ -87,6 +87,26 @@ async fn nobody_connects_to_who_is_not_linked() {
 }
 
 #[tokio::test]
+async fn a_dead_relay_holds_nothing_up() {
+    // Nobody listens on the discard port of the loopback.
+    let network = Network { relay: Some("https://127.0.0.1:9/".into()), loopback_only: true };
+    let (ada, bob) = (identity(), identity());
+    let began = Instant::now();
+    let gates = [Gate::of([bob.did()]), Gate::of([ada.did()])];
+    let bound = Endpoint::of(&ada, &[OTHER_ALPN], network.clone(), gates[0].clone()).await;
+    let server = bound.unwrap_or_else(|error| panic!("{error}"));
+    assert!(server.address().relay_urls().next().is_some(), "a ticket would name it");
+    let serving = serve(&server);
+    let bound = Endpoint::of(&bob, &[OTHER_ALPN], network, gates[1].clone()).await;
+    let client = bound.unwrap_or_else(|error| panic!("{error}"));
+    assert!(client.connect(server.address(), OTHER_ALPN).await.is_ok(), "there is the direct way");
+    serving.abort();
+    client.close().await;
+    server.close().await;
+    assert!(began.elapsed() < CONNECT_TIMEOUT, "{:?}", began.elapsed());
+}
+
+#[tokio::test]
 async fn a_relay_that_is_none_is_refused_before_anything_is_opened() {
     for url in ["", "relay.example.org", "http://relay.example.org", "ftp://x", "https://"] {
         let network = Network { relay: Some(url.into()), loopback_only: true };

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
-use tilekit::bundle::{Bundle, Verified};
+use tilekit::bundle::{Bundle, Preferences, Verified};
 use tilekit::peer::link::{Card, Digits};
 use tilekit::peer::{
     Approver, LinkedDrive, LinkedDrives, Myself, Network, PeerError, Target, Ticket, keep, link_drive, mesh_keys,
@@ -56,7 +56,11 @@ fn enable(app: &App, bundle: &Bundle<Verified>, open: &Open, target: Option<Targ
     let screen = Arc::new(Screen { terminal: Arc::clone(&app.terminal), interrupted: app.interrupt_flag() });
     let clock = &*app.clock;
     let mut keep = |card: &Card, keys: &[_]| keep(&open.store, card, keys, clock.now());
-    let card = link_drive(target.as_ref(), Network::default(), &myself, &screen, clock, &mut keep)?;
+    let network = Network { relay: Preferences::read(&bundle.preferences())?.relay, ..Network::default() };
+    if let Some(relay) = &network.relay {
+        app.terminal.say(&format!("Using the relay {} too.", neutralise_line(relay)));
+    }
+    let card = link_drive(target.as_ref(), network, &myself, &screen, clock, &mut keep)?;
     let name = shown(&card.nickname);
     app.terminal
         .say(&format!("Linked with {name}. `tiles link list-peers` lists all; `tiles link disable` takes it back."));
