@@ -133,6 +133,14 @@ impl Identity {
         })
     }
 
+    /// The secret key of the endpoint that linked drives connect to, which is the identity's own: the DID is the endpoint id.
+    ///
+    /// # Security
+    /// It is the one key that a library of the network must have as it is, to prove the DID in TLS. For `peer` alone.
+    pub fn endpoint_secret(&self) -> DerivedKey {
+        DerivedKey::init(|key| key.copy_from_slice(self.identity_seed.expose_secret()))
+    }
+
     fn signing_key(&self) -> SigningKey {
         SigningKey::from_bytes(self.identity_seed.expose_secret())
     }

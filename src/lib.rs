@@ -34,6 +34,7 @@ pub mod prefix_cache;
 
 // ── floor 3 · services
 pub mod chat;
+pub mod peer;
 
 #[cfg(test)]
 mod test_folder;

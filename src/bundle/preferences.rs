@@ -1,7 +1,7 @@
 //! The settings of a bundle that are needed before it is unlocked: `data/settings.toml`, plain text.
 //!
 //! Nothing vouches for the file, so it holds only what can do no harm: the name of a model, which is verified by itself,
-//! and when to use colour. A Modelfile isn't among it: its SYSTEM text would be anybody's who had the drive.
+//! when to use colour, and a relay, which sees who talks with whom and when, and nothing of what is said. A Modelfile isn't among it: its SYSTEM text would be anybody's who had the drive.
 
 use std::path::{Path, PathBuf};
 
@@ -12,11 +12,15 @@ use crate::hint::Hint;
 
 /// The largest file of settings.
 const SETTINGS_BYTES_MAX: u64 = 4_096;
+/// How the address of a relay begins.
+const RELAY_SCHEME: &str = "https://";
+/// The longest address of a relay, in bytes: what a ticket has room for.
+const RELAY_BYTES_MAX: usize = 200;
 /// The longest value, in bytes.
 const VALUE_BYTES_MAX: usize = 256;
 
 /// What can be set, by name, with the values that it can have; any plain name where there are none.
-pub const PREFERENCES: [(&str, &[&str]); 2] = [("color", &["auto", "always", "never"]), ("model", &[])];
+pub const PREFERENCES: [(&str, &[&str]); 3] = [("color", &["auto", "always", "never"]), ("model", &[]), ("relay", &[])];
 
 /// Why a setting can't be read or changed.
 #[derive(Debug, thiserror::Error)]
@@ -49,8 +53,9 @@ pub enum PreferenceError {
 impl Hint for PreferenceError {
     fn hint(&self) -> Option<String> {
         Some(match self {
-            Self::Unknown { .. } => "set `color` or `model`; `tiles config show` shows them".into(),
+            Self::Unknown { .. } => "set `color`, `model` or `relay`; `tiles config show` shows them".into(),
             Self::Value { name: "color", .. } => "choose `auto`, `always` or `never`".into(),
+            Self::Value { name: "relay", .. } => "give the address of a relay of yours, `https://…`".into(),
             Self::Value { .. } => "give the name of a model, as `tiles model list` shows it".into(),
             Self::Unreadable { .. } => "remove it: it holds only what `tiles config set` put there".into(),
             Self::Disk(error) => return error.hint(),
@@ -66,6 +71,8 @@ pub struct Preferences {
     pub color: Option<String>,
     /// The model that answers where none is named.
     pub model: Option<String>,
+    /// The person's own relay, for drives that share no network.
+    pub relay: Option<String>,
 }
 
 impl Preferences {
@@ -84,7 +91,8 @@ impl Preferences {
         };
         let unreadable = || PreferenceError::Unreadable { path: path.into() };
         let read: Self = toml::from_str(&text).map_err(|_| unreadable())?;
-        let is_good = PREFERENCES.iter().all(|(name, values)| read.value(name).is_none_or(|value| fits(values, value)));
+        let is_good =
+            PREFERENCES.iter().all(|(name, values)| read.value(name).is_none_or(|value| fits(name, values, value)));
         if is_good { Ok(read) } else { Err(unreadable()) }
     }
 
@@ -93,6 +101,7 @@ impl Preferences {
         match name {
             "color" => self.color.as_deref(),
             "model" => self.model.as_deref(),
+            "relay" => self.relay.as_deref(),
             _ => None,
         }
     }
@@ -105,12 +114,13 @@ impl Preferences {
         let Some((name, values)) = PREFERENCES.into_iter().find(|(known, _)| *known == name) else {
             return Err(PreferenceError::Unknown { name: name.into() });
         };
-        if let Some(value) = value.filter(|value| !fits(values, value)) {
+        if let Some(value) = value.filter(|value| !fits(name, values, value)) {
             return Err(PreferenceError::Value { name, value: value.into() });
         }
         let value = value.map(Into::into);
         match name {
             "color" => self.color = value,
+            "relay" => self.relay = value,
             _ => self.model = value,
         }
         Ok(self)
@@ -126,10 +136,14 @@ impl Preferences {
     }
 }
 
-/// Whether a setting can have a value: one of `values`, or a plain name, which needs no escapes.
-fn fits(values: &[&str], value: &str) -> bool {
+/// Whether a setting can have a value: one of `values`, the address of a relay, or a plain name; none needs escapes.
+fn fits(name: &str, values: &[&str], value: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._+-".contains(&byte);
     match values {
+        [] if name == "relay" => value.strip_prefix(RELAY_SCHEME).is_some_and(|rest| {
+            let is_address = |byte: u8| is_plain(byte) || b":/[]".contains(&byte);
+            !rest.is_empty() && value.len() <= RELAY_BYTES_MAX && rest.bytes().all(is_address)
+        }),
         // `tiles run` takes a name that ends so for the path of a file.
         [] if value.to_ascii_lowercase().ends_with("modelfile") => false,
         [] => (1..=VALUE_BYTES_MAX).contains(&value.len()) && value.bytes().all(is_plain),
@@ -149,7 +163,8 @@ mod tests {
         let none = Preferences::read(&path).expect("none is fine");
         assert_eq!(none, Preferences::default());
         let set = none.with("model", Some("small-1.5")).and_then(|set| set.with("color", Some("never")));
-        let set = set.expect("both can be set");
+        let set = set.and_then(|set| set.with("relay", Some("https://relay.example.org:8443")));
+        let set = set.expect("each can be set");
         set.write(&path).expect("it can be written");
         assert_eq!(Preferences::read(&path).expect("it is there"), set);
         assert_eq!(set.clone().with("color", None).expect("it can be taken away").color, None);
@@ -159,6 +174,12 @@ mod tests {
             ("model", "a\nb"),
             ("model", "Modelfile"),
             ("color", "red"),
+            ("relay", "relay.example.org"),
+            ("relay", "http://relay.example.org"),
+            ("relay", "https://"),
+            ("relay", "https://a b"),
+            ("relay", "https://a\"\nmodel = \"b"),
+            ("relay", &format!("https://{}", "a".repeat(200))),
             ("system", "x"),
         ] {
             assert!(set.clone().with(name, Some(value)).is_err(), "{name} {value:?}");

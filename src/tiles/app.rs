@@ -273,6 +273,11 @@ impl App {
         self.interrupted.load(Ordering::Relaxed)
     }
 
+    /// What Ctrl-C sets, for who waits elsewhere.
+    pub(crate) fn interrupt_flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.interrupted)
+    }
+
     /// Whose seal this program accepts: its makers' where their key was compiled in, else anybody's, who is then named.
     pub(crate) fn trust() -> Trust {
         option_env!("TILES_RELEASE_KEY").and_then(SealPublicKey::from_hex).map_or(Trust::Any, Trust::Release)

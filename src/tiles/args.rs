@@ -7,10 +7,12 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 mod bundle;
 pub(crate) mod data;
 pub(crate) mod key;
+pub(crate) mod link;
 
 pub(crate) use bundle::{BundleCommand, Landing};
 use data::{DataCommand, DoctorArguments};
 use key::KeyCommand;
+use link::LinkCommand;
 
 /// A private AI assistant that lives on a flash drive.
 ///
@@ -143,6 +145,12 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: Option<DataCommand>,
     },
+    /// Link other drives of yours, list them, and link them no more; it uses the local network
+    #[command(before_help = "Examples:\n  tiles link enable\n  tiles link enable 4K-7QM-2XD\n  tiles link list-peers")]
+    Link {
+        #[command(subcommand)]
+        command: LinkCommand,
+    },
     /// Say what is stored where, and what the operating system itself records
     #[command(before_help = "Example:\n  tiles privacy")]
     Privacy,
@@ -273,7 +281,7 @@ pub(crate) enum ModelCommand {
         #[arg(long)]
         dry_run: bool,
     },
-    /// Fetch a model from the Hugging Face Hub: the one command that uses the network, and only with --allow-network
+    /// Fetch a model from the Hugging Face Hub: the one command that reaches beyond the local network, and only with --allow-network
     Pull(PullArguments),
     /// Read a model, or all of them, in full and compare every byte with its digest
     Verify {

@@ -14,6 +14,7 @@ mod config;
 pub(crate) mod data;
 mod doctor;
 mod key;
+mod link;
 mod model;
 mod modelfile;
 mod privacy;
@@ -41,6 +42,7 @@ pub(crate) fn dispatch(app: &App, command: Option<Command>, arguments: RunArgume
         Some(Command::Bundle { command }) => bundle::run(app, command),
         Some(Command::Doctor(arguments)) => doctor::run(app, &arguments),
         Some(Command::Data { command }) => data::run(app, command),
+        Some(Command::Link { command }) => link::run(app, command),
         Some(Command::Privacy) => privacy::run(app),
         Some(Command::Config { command }) => config::run(app, command),
         Some(Command::Completions { shell }) => {

@@ -22,6 +22,8 @@ pub(crate) enum Code {
     Host = 6,
     /// The network is needed, and nobody allowed it.
     Network = 7,
+    /// Another drive said no.
+    Peer = 8,
     /// A defect of ours.
     Defect = 70,
     /// The person interrupted it.
@@ -82,6 +84,7 @@ fn code_of(error: &(dyn Error + 'static)) -> Code {
     use tilekit::hub::HubError;
     use tilekit::identity::KeyError;
     use tilekit::library::{AddedError, LibraryError};
+    use tilekit::peer::PeerError;
     use tilekit::store::StoreError;
     use tilekit::verified::IntegrityError;
 
@@ -170,6 +173,19 @@ fn code_of(error: &(dyn Error + 'static)) -> Code {
             RepairError::ListLost { .. } => Code::Integrity,
             RepairError::Archive(error) => code_of(error),
             RepairError::Bundle(error) => code_of(error),
+            _ => Code::Failure,
+        };
+    }
+    if let Some(error) = error.downcast_ref::<PeerError>() {
+        return match error {
+            PeerError::Refused(_) => Code::Peer,
+            PeerError::Code | PeerError::Ticket { .. } | PeerError::Relay { .. } | PeerError::NotLinked { .. } => {
+                Code::Usage
+            }
+            PeerError::Ambiguous { .. } => Code::Usage,
+            PeerError::Interrupted => Code::Interrupted,
+            PeerError::List => Code::Integrity,
+            PeerError::Store(error) => code_of(error),
             _ => Code::Failure,
         };
     }

@@ -10,6 +10,8 @@ use tilekit::engine::checkpoint::adapter::AdapterConfig;
 use tilekit::engine::models::ModelConfig;
 use tilekit::engine::template::{ChatTemplate, Rendering};
 use tilekit::engine::tokenizer::Tokenizer;
+use tilekit::peer::link::{Channel, join, kind, parse_card, read_frame, read_keys, receive};
+use tilekit::peer::{LinkCode, PeerError, Ticket};
 use tilekit::store::{Access, Store};
 use tilekit::time::Timestamp;
 use tilekit::transcript;
@@ -95,6 +97,41 @@ fn transcripts() {
     replay("transcript", 12, &|bytes| {
         let text = std::str::from_utf8(bytes).expect("this corpus is text");
         transcript::parse_json(text).map(drop).map_err(|error| error.to_string())
+    });
+}
+
+#[test]
+fn tickets() {
+    replay("ticket", 25, &|bytes| {
+        let text = std::str::from_utf8(bytes).expect("this corpus is text");
+        let ticket: Ticket = text.parse().map_err(|error: PeerError| error.to_string())?;
+        assert!(ticket.to_text().parse::<Ticket>().ok() == Some(ticket));
+        Ok(())
+    });
+}
+
+#[test]
+fn link_frames() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("there are timers");
+    let code: LinkCode = "4K-7QM-2XD".parse().expect("it is one");
+    let channel = Channel { exporter: [9; 32], listener: [1; 32], joiner: [2; 32] };
+    replay("link", 20, &|bytes| {
+        runtime.block_on(async {
+            let stream = || tokio::io::join(bytes, tokio::io::sink());
+            assert!(receive(stream(), channel.clone(), &code).await.is_err(), "nobody guesses a MAC");
+            assert!(join(stream(), channel.clone(), &code).await.is_err(), "nobody guesses a MAC");
+            let mut rest = bytes;
+            while !rest.is_empty() {
+                let (kind, content) = read_frame(&mut rest).await.map_err(|error| error.to_string())?;
+                let read = match kind {
+                    kind::CARD => parse_card(&content).map(drop),
+                    kind::SHARE => read_keys(&content).map(drop),
+                    _ => Ok(()),
+                };
+                read.map_err(|error| error.to_string())?;
+            }
+            Ok(())
+        })
     });
 }
 

@@ -78,6 +78,11 @@ const ENTRIES: &[Entry] = &[
     done("data recover --dry-run", ""),
     done("data accept --yes", ""),
     refused("data set-path @/elsewhere", 2, ""),
+    // Linking itself uses the network: tests/it/link.rs looks at it. What can't be a code is refused before that.
+    refused("link enable no-code", 2, "8 letters and digits"),
+    done("link list-peers", ""),
+    refused("link rename nobody somebody", 2, "no linked drive"),
+    refused("link disable nobody --yes", 2, "no linked drive"),
     done("doctor", "engine"),
     done("privacy", ""),
     done("config show", ""),

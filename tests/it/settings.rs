@@ -33,6 +33,11 @@ fn flag_before_environment_before_bundle_before_default() {
     bundle.ok(&["config", "unset", "color"]);
     assert_eq!(value(&show(&[], &[]), "color").1, "the terminal");
 
+    let relay = "https://relay.example.org:8443";
+    bundle.ok(&["config", "set", "relay", relay]);
+    assert_eq!(value(&show(&[], &[]), "relay").0, relay);
+    bundle.ok(&["config", "unset", "relay"]);
+    refused(&bundle.run(&["config", "set", "relay", "http://x"]), 2, "isn't a value of `relay`");
     refused(&bundle.run(&["config", "set", "colour", "never"]), 2, "no setting `colour`");
     refused(&bundle.run(&["config", "set", "color", "red"]), 2, "isn't a value of `color`");
     refused(&bundle.run(&["config", "set", "model", "../../etc/passwd"]), 2, "isn't a value of `model`");

@@ -73,9 +73,19 @@ const BANS: &[Ban] = &[
         applies: |path, _| !matches!(path, "tiles/app.rs" | "tiles/main.rs" | "test_folder.rs"),
     },
     Ban {
-        what: "opens a socket",
+        what: "opens a socket outside `peer`",
         patterns: &["TcpStream", "TcpListener", "UdpSocket", "UnixStream", "UnixListener"],
-        applies: |_, _| true,
+        applies: |path, _| !path.starts_with("peer"),
+    },
+    Ban {
+        what: "names the network's library outside `peer` and `sync`",
+        patterns: &["iroh", "swarm_discovery", "if_addrs"],
+        applies: |path, _| !path.starts_with("peer") && !path.starts_with("sync"),
+    },
+    Ban {
+        what: "is async outside `peer`, `sync` and `server`",
+        patterns: &["async fn", "async move", "async {", "tokio"],
+        applies: |path, _| !["peer", "sync", "server"].iter().any(|module| path.starts_with(module)),
     },
     Ban {
         what: "opens a connection outside `hub`",
@@ -211,6 +221,8 @@ fn planted_violations_are_found() {
         ("src/store.rs", "//! S.\nfn f() { unsafe { g() } }\n", "unsafe outside"),
         ("src/engine/backend/mlx.rs", "//! M.\nfn f() { unsafe { g() } }\n", "unsafe outside"),
         ("src/store.rs", "//! S.\nuse std::net::TcpStream;\n", "opens a socket"),
+        ("src/store.rs", "//! S.\nuse iroh::Endpoint;\n", "the network's library"),
+        ("src/store.rs", "//! S.\npub async fn f() {}\n", "is async outside"),
         ("src/store.rs", "//! S.\nuse ureq::Agent;\n", "outside `hub`"),
         ("src/disk.rs", "use crate::hint::Hint;\n", "first line"),
         ("src/disk/mod.rs", "//! D.\n", "named by their own file"),

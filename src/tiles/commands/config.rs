@@ -56,6 +56,9 @@ fn show(app: &App, bundle: &Bundle<Verified>) -> Result<(), Failure> {
         ["no_input".into(), app.global.no_input.to_string(), flag(app.global.no_input).into()],
         ["quiet".into(), app.global.quiet.to_string(), flag(app.global.quiet).into()],
     ];
+    if let Some(relay) = &preferences.relay {
+        rows.push(["relay".into(), relay.clone(), BUNDLE.into()]);
+    }
     let arguments = RunArguments { model: preferences.model.clone(), ..RunArguments::default() };
     match (app.resolve(&shipped(bundle)?, &arguments), preferences.model) {
         (Ok(resolved), preferred) => {

@@ -6,7 +6,7 @@ use crate::app::App;
 use crate::failure::Failure;
 
 /// What Tiles itself does.
-const OURS: [&str; 9] = [
+const OURS: [&str; 12] = [
     "Everything you say and every answer is in `data/tiles.db`, encrypted with a key that only your passphrase opens.",
     "The last two backups of it are in `data/backup/`, encrypted with the same key. They hold what was deleted since: `tiles data backup --replace` makes a new one and removes them.",
     "What the model computed of your last conversations is in `data/cache/`, encrypted too; deleting it costs only time.",
@@ -14,7 +14,10 @@ const OURS: [&str; 9] = [
     "Added models are in `models/`, their list in `data/models.toml`. Neither is encrypted: they say which models you use.",
     "`data/run.a`, `data/run.b` and `data/lock` say when the drive was used and on which machine last. `data/logs/` says when and how Tiles ended, never what was said. They aren't encrypted.",
     "`data/settings.toml` holds the settings of `tiles config`, not encrypted.",
-    "Nothing is written outside the bundle's folder, and no connection is opened but by `tiles model pull --allow-network`, to its endpoint (huggingface.co) and where that redirects.",
+    "Nothing is written outside the bundle's folder, and the network is used by two commands alone: `tiles model pull --allow-network`, for its endpoint (huggingface.co) and where that redirects; and `tiles link enable`.",
+    "`tiles link enable` announces on the local network, while it waits, that a Tiles is there: two letters of its code, an address, and a key made for that link. Not your name, your identity or the machine's name; nothing is sent beyond the local network. Only who proved to know the code is told your nickname and your DID, and only who you said yes to is linked.",
+    "With `tiles config set relay URL` linking connects to that relay too, which then knows the addresses of both machines and when they talk, and nothing of what they say. There is none by default.",
+    "Linked drives are kept in `data/tiles.db`, with their nicknames.",
     "`--no-save` and `/private` keep nothing of a conversation.",
 ];
 
