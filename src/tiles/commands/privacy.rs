@@ -6,7 +6,7 @@ use crate::app::App;
 use crate::failure::Failure;
 
 /// What Tiles itself does.
-const OURS: [&str; 9] = [
+const OURS: [&str; 10] = [
     "Everything you say and every answer is in `data/tiles.db`, encrypted with a key that only your passphrase opens.",
     "The last two backups of it are in `data/backup/`, encrypted with the same key. They hold what was deleted since: `tiles data backup --replace` makes a new one and removes them.",
     "What the model computed of your last conversations is in `data/cache/`, encrypted too; deleting it costs only time.",
@@ -15,6 +15,7 @@ const OURS: [&str; 9] = [
     "`data/run.a`, `data/run.b` and `data/lock` say when the drive was used and on which machine last. `data/logs/` says when and how Tiles ended, never what was said. They aren't encrypted.",
     "`data/settings.toml` holds the settings of `tiles config`, not encrypted.",
     "Nothing is written outside the bundle's folder, and no connection is opened but by `tiles model pull --allow-network`, to its endpoint (huggingface.co) and where that redirects.",
+    "`tiles --installed` keeps the same in a folder of your home instead of a drive, which `tiles data path` names; on a Mac the Keychain has the keys too (item `Tiles`), until `tiles key keychain off`. Moved away, it leaves `data.retired`, sealed as before.",
     "`--no-save` and `/private` keep nothing of a conversation.",
 ];
 
