@@ -322,6 +322,11 @@ impl<State> Bundle<State> {
         &self.root
     }
 
+    /// The file that makes this folder a bundle.
+    pub fn marker(&self) -> PathBuf {
+        self.root.join(MANIFEST_NAME)
+    }
+
     /// The folder of everything that belongs to the person.
     pub fn data(&self) -> PathBuf {
         self.root.join("data")

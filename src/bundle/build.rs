@@ -4,10 +4,12 @@
 //! already gets new programs and keeps its `data`, which is never touched.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use ed25519_dalek::SigningKey;
 
+use super::moving::{self, MoveError, read_back};
 use super::{Bundle, BundleError, Found, Holder, MANIFEST_NAME, SIGNATURE_NAME, Trust, Verified, verify};
 use crate::digest::{CHUNK_BYTES, CHUNKED_ABOVE_BYTES, Sha256Digest, StreamHasher};
 use crate::disk::{self, DiskError, Kind, PartialFile};
@@ -15,7 +17,7 @@ use crate::hint::Hint;
 use crate::manifest::recipe::Recipe;
 use crate::manifest::signature::{SealPublicKey, Signature};
 use crate::manifest::{Entry, FileRole, MANIFEST_BYTES_MAX, MANIFEST_FORMAT, Manifest, ManifestError};
-use crate::verified::sidecar_path;
+use crate::verified::{IntegrityError, read_pieces, sidecar_path};
 
 /// What is kept free beside the files of a bundle, in bytes: 4 MiB for lists, sidecars, folders and the first messages.
 const SPACE_RESERVE_BYTES: u64 = 4 * 1024 * 1024;
@@ -82,6 +84,9 @@ pub enum BuildError {
     /// The bundle that is there, or the one that was built, isn't right.
     #[error(transparent)]
     Bundle(#[from] BundleError),
+    /// What was written isn't what the medium has.
+    #[error(transparent)]
+    ReadBack(#[from] MoveError),
     /// The drive can't be read or written.
     #[error(transparent)]
     Disk(#[from] DiskError),
@@ -100,6 +105,7 @@ impl Hint for BuildError {
             }
             Self::NoSpace { .. } => "free some space on the drive, or choose a larger one".into(),
             Self::Bundle(error) => return error.hint(),
+            Self::ReadBack(error) => return error.hint(),
             Self::Disk(error) => return error.hint(),
         })
     }
@@ -322,12 +328,34 @@ impl BuildPlan {
             self.remove(path)?;
         }
         disk::write(&self.folder.join(NEVER_INDEX_NAME), b"")?;
-        let manifest = self.manifest(described);
+        let manifest = self.manifest(described.clone());
         let text = manifest.to_toml();
-        disk::write(&self.folder.join(SIGNATURE_NAME), Signature::sign(key, text.as_bytes()).to_toml().as_bytes())?;
-        disk::write(&self.folder.join(MANIFEST_NAME), text.as_bytes())?;
+        let mut read = |step| {
+            if let moving::Progress::ReadBack(bytes) = step {
+                progress(Progress::ReadBack(bytes));
+            }
+            ControlFlow::Continue(())
+        };
+        // Nothing is sealed that the medium doesn't have, and nothing that was damaged before.
+        let mut medium = read_back::listed(&self.folder, &described, &mut read)?;
+        for entry in &self.kept {
+            read_pieces(&self.folder, entry, |piece| {
+                progress(Progress::ReadBack(piece.len() as u64));
+                Ok::<(), IntegrityError>(())
+            })
+            .map_err(BundleError::from)?;
+        }
+        let signature = Signature::sign(key, text.as_bytes()).to_toml();
+        for (name, content) in [(SIGNATURE_NAME, &signature), (MANIFEST_NAME, &text)] {
+            disk::write(&self.folder.join(name), content.as_bytes())?;
+        }
+        disk::forget_blocks(&self.folder);
+        for (name, content) in [(SIGNATURE_NAME, &signature), (MANIFEST_NAME, &text)] {
+            read_back::bytes(&self.folder.join(name), content.as_bytes(), &mut medium)?;
+        }
         drop(lock);
-        read_back(&self.folder, &manifest, key, progress)
+        let trust = Trust::Release(SealPublicKey(key.verifying_key().to_bytes()));
+        Ok(Bundle::<Found>::find(Some(&self.folder), &self.folder)?.verify(trust)?)
     }
 
     /// Removes a file that is no longer part of the bundle, and the folders that it leaves with nothing but litter.
@@ -383,29 +411,6 @@ impl BuildPlan {
         };
         Ok(Entry { path: step.path.clone(), size, sha256, role: step.role, chunks_sha256 })
     }
-}
-
-/// Verifies everything, from the medium and not from what the system remembers.
-fn read_back(
-    folder: &Path,
-    manifest: &Manifest,
-    key: &SigningKey,
-    progress: &mut dyn FnMut(Progress),
-) -> Result<Bundle<Verified>, BuildError> {
-    for entry in &manifest.files {
-        let path = folder.join(&entry.path);
-        disk::forget_cached(&path)?;
-        if entry.chunks_sha256.is_some() {
-            disk::forget_cached(&sidecar_path(&path))?;
-        }
-    }
-    for name in [MANIFEST_NAME, SIGNATURE_NAME] {
-        disk::forget_cached(&folder.join(name))?;
-    }
-    let trust = Trust::Release(SealPublicKey(key.verifying_key().to_bytes()));
-    let bundle = Bundle::<Found>::find(Some(folder), folder)?.verify(trust)?;
-    bundle.verify_large(&mut |bytes| progress(Progress::ReadBack(bytes)))?;
-    Ok(bundle)
 }
 
 #[cfg(test)]

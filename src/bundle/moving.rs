@@ -20,7 +20,7 @@ mod export;
 mod frames;
 mod import;
 mod landing;
-mod read_back;
+pub(super) mod read_back;
 
 pub use adopt::{AdoptPlan, RETIRED, adopt, retire};
 pub use archive::ARCHIVE_FOLDER;
@@ -38,6 +38,12 @@ pub enum MoveError {
     /// The folder has something else in it.
     #[error("`{}` isn't empty, and isn't a bundle", folder.display())]
     Occupied {
+        /// Which folder.
+        folder: PathBuf,
+    },
+    /// The file system has the folder's name and nothing behind it.
+    #[error("`{}` can't be listed, and the drive it is on can: its file system is damaged there", folder.display())]
+    LostFolder {
         /// Which folder.
         folder: PathBuf,
     },
@@ -138,6 +144,9 @@ impl Hint for MoveError {
     fn hint(&self) -> Option<String> {
         Some(match self {
             Self::Occupied { .. } => "choose an empty folder, or a new one".into(),
+            Self::LostFolder { .. } => {
+                "choose a new folder; `fsck.exfat` (Disk Utility's First Aid on a Mac) repairs the drive".into()
+            }
             Self::IsBundle { .. } => {
                 "give `--replace` to renew its programs and models, and keep its data; or choose a new folder".into()
             }

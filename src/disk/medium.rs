@@ -87,13 +87,28 @@ impl UncachedFile {
         self.is_direct
     }
 
+    /// Asks the medium whether it is still there: reads the file's first block from it. A drive that was pulled out can't
+    /// answer, while whatever the system remembers of it still can be read and written for a while.
+    ///
+    /// # Errors
+    /// What reading can meet, a file that has become empty included.
+    pub fn probe(&mut self) -> Result<(), DiskError> {
+        if !self.is_direct {
+            forget_cached(&self.path)?;
+        }
+        let start = self.reserve(BLOCK_BYTES);
+        match self.read_at(0, start, BLOCK_BYTES)? {
+            0 => Err(DiskError::new("read", &self.path, io::ErrorKind::UnexpectedEof.into())),
+            _ => Ok(()),
+        }
+    }
+
     /// Reads the whole file piece by piece and hands each to `take`.
     ///
     /// # Errors
     /// What reading can meet, a file that ends too early included, and what `take` gives.
     pub fn read_all<E: From<DiskError>>(&mut self, mut take: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
-        self.buffer.resize(PIECE_BYTES + BLOCK_BYTES, 0);
-        let start = self.buffer.as_ptr().align_offset(BLOCK_BYTES).min(BLOCK_BYTES);
+        let start = self.reserve(PIECE_BYTES);
         let mut offset = 0;
         while offset < self.size {
             let wanted = (self.size - offset).min(PIECE_BYTES as u64) as usize;
@@ -108,6 +123,12 @@ impl UncachedFile {
             offset += wanted as u64;
         }
         Ok(())
+    }
+
+    /// Makes room for `bytes`, and says where in the buffer they begin: at a whole block of memory.
+    fn reserve(&mut self, bytes: usize) -> usize {
+        self.buffer.resize(bytes + BLOCK_BYTES, 0);
+        self.buffer.as_ptr().align_offset(BLOCK_BYTES).min(BLOCK_BYTES)
     }
 
     /// Fills the buffer from `start` with `blocks` bytes, or fewer at the end of the file.
@@ -170,6 +191,7 @@ mod tests {
             });
             taken.expect("it can be read");
             assert_eq!(read, content, "{length} bytes");
+            assert_eq!(file.probe().is_ok(), length > 0, "{length} bytes");
         }
         assert!(UncachedFile::open(folder.path()).is_err(), "a folder is no file");
         forget_blocks(folder.path());

@@ -26,6 +26,7 @@ use crate::args::{Arguments, ColorChoice, Global};
 use crate::commands;
 use crate::failure::{Code, Failure};
 use crate::opening::AtExit;
+use crate::presence::{LastWord, watch};
 use crate::terminal::style::{ColorChoice as Color, TerminalEnv};
 use crate::terminal::{Terminal, TerminalError, TerminalSettings};
 
@@ -62,6 +63,7 @@ pub(crate) struct App {
     interrupted: Arc<AtomicBool>,
     log: Arc<Mutex<Option<Logbook>>>,
     left_unclean: AtomicBool,
+    last_word: LastWord,
 }
 
 /// Runs the program.
@@ -197,6 +199,7 @@ impl App {
                 interrupted,
                 log: Arc::default(),
                 left_unclean: AtomicBool::new(false),
+                last_word: LastWord::default(),
             },
             command,
             run,
@@ -205,6 +208,8 @@ impl App {
 
     /// Says how a command ended: its error on stderr, its code to the shell.
     fn report(&self, result: Result<(), Failure>) -> ExitCode {
+        // Until the program is gone.
+        std::mem::forget(self.last_word.take());
         self.terminal.restore();
         self.log(match &result {
             Err(Failure { code, kind, .. }) if *code != Code::Interrupted => Event::Failed { code: *code as u8, kind },
@@ -293,6 +298,13 @@ impl App {
                 }
             }
         });
+    }
+
+    /// Ends the program when the drive of the bundle is pulled out. An installed Tiles is on no drive.
+    pub(crate) fn watch_drive(&self, bundle: &Bundle<Verified>) {
+        if !bundle.is_installed() {
+            watch(bundle.marker(), Arc::clone(&self.terminal), self.last_word.clone());
+        }
     }
 
     /// Finds and verifies the bundle; or, where no marker is around the program, the installed Tiles that was set up.

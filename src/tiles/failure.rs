@@ -67,6 +67,7 @@ impl<E: Hint + Send + Sync + 'static> From<E> for Failure {
 
 /// The exit code of an error, by its kind; wrappers are looked through.
 fn code_of(error: &(dyn Error + 'static)) -> Code {
+    use tilekit::bundle::build::BuildError;
     use tilekit::bundle::moving::MoveError;
     use tilekit::bundle::remembered::SealChanged;
     use tilekit::bundle::repair::RepairError;
@@ -153,6 +154,14 @@ fn code_of(error: &(dyn Error + 'static)) -> Code {
             MoveError::Bundle(error) => code_of(error),
             MoveError::Integrity(error) => code_of(error),
             MoveError::Data(error) => code_of(&**error),
+            _ => Code::Failure,
+        };
+    }
+    if let Some(error) = error.downcast_ref::<BuildError>() {
+        return match error {
+            BuildError::OtherSeal { .. } => Code::Integrity,
+            BuildError::Bundle(error) => code_of(error),
+            BuildError::ReadBack(error) => code_of(error),
             _ => Code::Failure,
         };
     }

@@ -10,6 +10,7 @@ mod kept_state;
 mod failure;
 mod onboarding;
 mod opening;
+mod presence;
 mod repl;
 mod seal_memory;
 mod terminal;

@@ -294,6 +294,16 @@ impl Terminal {
         self.modes.restore();
     }
 
+    /// Takes the terminal from whichever thread has it, for the thread that ends the program: its modes are put back, and
+    /// what follows begins on a line of its own, with nothing behind it.
+    pub(crate) fn leave(&self) {
+        self.modes.restore();
+        if self.is_interactive() && !self.is_dumb() {
+            // The line editor has pasted text bracketed, and shows a placeholder to the right of its prompt.
+            let _ = write_to(&self.err, "\u{1b}[?2004l\u{1b}[J\n");
+        }
+    }
+
     /// Shows a bar for work on a number of bytes.
     pub(crate) fn progress(&self, label: &str, total_bytes: u64) -> Progress {
         let width = self.width(Stream::Err).unwrap_or(WIDTH_DEFAULT);

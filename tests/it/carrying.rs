@@ -88,8 +88,23 @@ fn a_computer_is_moved_onto_a_drive_and_goes_out_of_use() {
     computer.ok(&["run", "second", "-p", "kept"]);
     let dest = computer.bundle.home.with_file_name("stick");
     let create = ["bundle", "create", &text(&dest), "--from-installed", "--move"];
-    check_fails(&computer.carried(&create), 2, "--bundle DIR");
-    assert!(!dest.exists() && computer.root().join("data/key.a").exists());
+    let own = computer.bundle.home.with_file_name("own");
+    let of_own = ["bundle", "create", &text(&own), "--from-installed", "--copy"];
+    let would = computer.json(&[&of_own[..], &["--dry-run"]].concat());
+    assert!(would["dry_run"] == true && !own.exists(), "{would}");
+    // No bundle is around the program: the new one has this program, sealed with a key of the person's.
+    computer.ok(&of_own);
+    assert!(!computer.root().join("source.partial").exists() && computer.root().join("seal.key").exists());
+    let answer = computer.command(&own.join("bin/linux-x86_64/tiles"));
+    let answer =
+        { answer }.args(["run", "second", "-p", "hi", "--passphrase-file", computer.bundle.passphrase()]).output();
+    assert_eq!(String::from_utf8_lossy(&answer.expect("it runs").stdout).trim(), "An answer.");
+    assert!(own.join("LICENSE-MIT").exists() && !dest.exists() && computer.root().join("data/key.a").exists());
+    check_fails(
+        &computer.carried(&["bundle", "create", &text(&own), "--from-installed", "--copy"]),
+        1,
+        "never overwritten",
+    );
     let moved = computer.json(&[&["--bundle", &text(&computer.bundle.root)][..], &create].concat());
     assert_eq!((&moved["moved"], &moved["read_back"]), (&true.into(), &true.into()));
     // The drive's own program: no question about its seal, and everything is there.

@@ -99,6 +99,9 @@ pub fn adopt(
         place_in(from.root(), entry, root, sink)?;
     }
     let medium = read_back::listed(root, &plan.models, sink)?;
+    // What an interrupted one left is older than what is carried now.
+    disk::remove_folder(&begun)?;
+    disk::create_folder(&begun)?;
     carry_data(from, &begun, personal)?;
     prove(&begun).map_err(MoveError::Data)?;
     disk::sync_folder(&begun)?;

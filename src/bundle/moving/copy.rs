@@ -18,13 +18,22 @@ const CARRIED: [&str; 6] = ["key.a", "key.b", "models.toml", "run.a", "run.b", "
 const CARRIED_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// What isn't carried along and needn't be told.
 const LEFT: [&str; 9] =
-    ["lock", "keychain", "cache", "logs", "backup", "verify.state", "tiles.db", "tiles.db-wal", "tiles.db-shm"];
+    ["lock", "keychain", "cache", "logs", "backup", "verify.state", DATABASE, "tiles.db-wal", "tiles.db-shm"];
+/// The folder of the memory mode's vault.
+const MEMORY: &str = "memory";
+/// The database.
+const DATABASE: &str = "tiles.db";
 /// The most files in the vault of the memory mode.
 const MEMORY_FILES_MAX: usize = 100_000;
 /// How deep the folders of the vault may be.
 const MEMORY_DEPTH_MAX: usize = 32;
 /// How many bytes are copied at once.
 const PIECE_BYTES: usize = 1024 * 1024;
+
+/// Whether a copy brings something of this name into `data`.
+pub(super) fn is_carried(name: &str) -> bool {
+    CARRIED.contains(&name) || [MEMORY, DATABASE].contains(&name)
+}
 
 /// What is personal and comes along.
 pub struct Personal<'a> {
@@ -63,7 +72,7 @@ impl Bundle<Verified> {
                 Kind::File if CARRIED.contains(&name.as_str()) => {
                     bytes += disk::size(&self.data().join(&name))?.unwrap_or(0);
                 }
-                Kind::Folder if name == "memory" => {}
+                Kind::Folder if name == MEMORY => {}
                 _ if LEFT.contains(&name.as_str()) || name.ends_with(".partial") => {}
                 _ => left.push(name),
             }
@@ -87,7 +96,7 @@ pub fn copy(
         place(source.root(), entry, &landing, sink)?;
     }
     if let Some(personal) = personal {
-        carry_data(source, &landing.data_begun(), personal)?;
+        carry_data(source, &landing.begin_data()?, personal)?;
     }
     landing.finish(sink)
 }
@@ -114,11 +123,8 @@ pub(super) fn place_in(root: &Path, entry: &Entry, folder: &Path, sink: MoveSink
     }
 }
 
-/// Puts the data into `target` beside the bundle, reads it back, and leaves it to the end to give it its name.
+/// Puts the data into the new folder `target` beside the bundle, reads it back, and leaves it to the end to give it its name.
 pub(super) fn carry_data(source: &Bundle<Verified>, target: &Path, personal: Personal) -> Result<(), MoveError> {
-    // What an interrupted copy left is older than what is carried now.
-    disk::remove_folder(target)?;
-    disk::create_folder(target)?;
     let mut medium = Medium::Direct;
     for name in CARRIED {
         let from = source.data().join(name);
@@ -131,10 +137,10 @@ pub(super) fn carry_data(source: &Bundle<Verified>, target: &Path, personal: Per
     }
     if disk::is_folder(&source.memory()) {
         let mut files_left = MEMORY_FILES_MAX;
-        copy_folder(&source.memory(), &target.join("memory"), 0, &mut files_left)?;
+        copy_folder(&source.memory(), &target.join(MEMORY), 0, &mut files_left)?;
     }
     if disk::size_unopened(&source.database())?.is_some() {
-        let copy = target.join("tiles.db");
+        let copy = target.join(DATABASE);
         (personal.database)(&copy).map_err(MoveError::Data)?;
         let written = hash(&copy)?;
         disk::forget_blocks(target);

@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use super::copy::is_carried;
 use super::read_back::{self, Medium};
 use super::{MoveError, MoveSink, Progress, step};
 use crate::bundle::build::NEVER_INDEX_NAME;
 use crate::bundle::{Bundle, BundleError, Found, MANIFEST_NAME, SIGNATURE_NAME, Sealed, Trust, Verified, verify};
 use crate::digest::{CHUNK_BYTES, CHUNKED_ABOVE_BYTES, ChunkDigests, StreamHasher};
-use crate::disk::{self, Kind, PartialFile};
+use crate::disk::{self, DiskError, Kind, PartialFile};
 use crate::manifest::signature::{SIGNATURE_BYTES_MAX, SealPublicKey, Signature};
 use crate::manifest::{ENTRIES_MAX, Entry, FileRole, MANIFEST_BYTES_MAX, Manifest};
 use crate::verified::sidecar_path;
@@ -44,6 +45,17 @@ pub struct MovePlan {
     pub needed_bytes: u64,
     /// Whether it goes on with what an interrupted one began.
     pub goes_on: bool,
+}
+
+/// In data that was copied here, until the list has its name. Nobody can have opened that data before.
+const UNFINISHED_NAME: &str = "copy.partial";
+
+/// Whether the data in the folder is what an interrupted copy brought, and nobody has used it since: then there is no lock, and
+/// nothing else that opening it leaves.
+fn is_unfinished(data: &Path) -> Result<bool, MoveError> {
+    let names = disk::list(data)?;
+    let is_copied = |name: &String| name == UNFINISHED_NAME || is_carried(name);
+    Ok(names.iter().any(|name| name == UNFINISHED_NAME) && names.iter().all(is_copied))
 }
 
 /// A bundle that is arriving.
@@ -83,12 +95,12 @@ impl MovePlan {
         plan.check_limits()?;
         if rules.with_data {
             let data = folder.join("data");
-            let is_taken = match disk::kind(&data)? {
-                None => false,
-                Some(Kind::Folder) => !disk::list(&data)?.is_empty(),
-                Some(_) => true,
+            let is_free = match disk::kind(&data)? {
+                None => true,
+                Some(Kind::Folder) => disk::list(&data)?.is_empty() || (plan.goes_on && is_unfinished(&data)?),
+                Some(_) => false,
             };
-            if is_taken {
+            if !is_free {
                 return Err(MoveError::HasData { folder: folder.into() });
             }
         }
@@ -168,6 +180,7 @@ fn before(folder: &Path, sealed: &Sealed, rules: Rules) -> Result<(Option<Manife
         Some(Kind::File) => return Err(MoveError::Occupied { folder: folder.into() }),
         Some(Kind::Folder | Kind::Other) => {}
     }
+    let names = disk::list(folder).map_err(|error| unreadable(folder, error))?;
     if disk::kind(&folder.join(MANIFEST_NAME))?.is_some() {
         if !rules.replace {
             return Err(MoveError::IsBundle { folder: folder.into() });
@@ -179,7 +192,6 @@ fn before(folder: &Path, sealed: &Sealed, rules: Rules) -> Result<(Option<Manife
     if begun.as_ref().is_ok_and(|begun| *begun == sealed.manifest_bytes) {
         return Ok((None, true));
     }
-    let names = disk::list(folder)?;
     let is_only_begun = names.iter().all(|name| name == BEGUN_NAME);
     match begun {
         _ if is_only_begun => Ok((None, false)),
@@ -190,6 +202,15 @@ fn before(folder: &Path, sealed: &Sealed, rules: Rules) -> Result<(Option<Manife
         }
         Ok(_) => Err(MoveError::OtherBegun { folder: folder.into() }),
         Err(_) => Err(MoveError::Occupied { folder: folder.into() }),
+    }
+}
+
+/// Tells a folder that the file system itself has lost, as when power goes while it is made, from a drive that is gone.
+fn unreadable(folder: &Path, error: DiskError) -> MoveError {
+    let is_drive_there = folder.parent().is_some_and(|parent| disk::list(parent).is_ok());
+    match error {
+        DiskError::Gone { .. } if is_drive_there => MoveError::LostFolder { folder: folder.into() },
+        error => error.into(),
     }
 }
 
@@ -257,6 +278,16 @@ impl<'a> Landing<'a> {
         self.plan.folder.join("data.partial")
     }
 
+    /// Makes that folder anew, marked as what it is until the bundle is whole.
+    pub(super) fn begin_data(&self) -> Result<PathBuf, MoveError> {
+        let folder = self.data_begun();
+        // What an interrupted copy left is older than what is carried now.
+        disk::remove_folder(&folder)?;
+        disk::create_folder(&folder)?;
+        disk::write(&folder.join(UNFINISHED_NAME), b"")?;
+        Ok(folder)
+    }
+
     /// As [`has()`], in the folder of this bundle.
     pub(super) fn has(&self, entry: &Entry, sink: MoveSink) -> Result<bool, MoveError> {
         has(&self.plan.folder, entry, sink)
@@ -312,6 +343,7 @@ impl<'a> Landing<'a> {
         disk::write(&folder.join(SIGNATURE_NAME), signature)?;
         // The list comes last: with its name the folder is a bundle.
         disk::rename(&begun, &folder.join(MANIFEST_NAME))?;
+        disk::remove(&data.join(UNFINISHED_NAME))?;
         disk::forget_blocks(folder);
         read_back::bytes(&folder.join(MANIFEST_NAME), &self.sealed.manifest_bytes, &mut medium)?;
         read_back::bytes(&folder.join(SIGNATURE_NAME), signature, &mut medium)?;

@@ -37,7 +37,7 @@ pub(super) fn digest(path: &Path, medium: &mut Medium, sink: MoveSink) -> Result
 }
 
 /// Compares what the medium has below `root` with the list.
-pub(super) fn listed(root: &Path, entries: &[Entry], sink: MoveSink) -> Result<Medium, MoveError> {
+pub(in crate::bundle) fn listed(root: &Path, entries: &[Entry], sink: MoveSink) -> Result<Medium, MoveError> {
     disk::forget_blocks(root);
     let mut medium = Medium::Direct;
     for entry in entries {
@@ -52,7 +52,7 @@ pub(super) fn listed(root: &Path, entries: &[Entry], sink: MoveSink) -> Result<M
 }
 
 /// Compares what the medium has at `path` with exactly these bytes.
-pub(super) fn bytes(path: &Path, expected: &[u8], medium: &mut Medium) -> Result<(), MoveError> {
+pub(in crate::bundle) fn bytes(path: &Path, expected: &[u8], medium: &mut Medium) -> Result<(), MoveError> {
     expect_digest(path, Sha256Digest::of(expected), medium)
 }
 

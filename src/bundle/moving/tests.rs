@@ -295,3 +295,45 @@ fn a_copy_carries_data_along_and_what_belongs_to_the_place_stays() {
     assert!(matches!(error, Err(MoveError::Data(_))));
     assert!(!place.path("third/data").exists() && !place.path("third/MANIFEST.toml").exists());
 }
+
+#[test]
+fn data_of_a_cut_copy_is_replaced_and_data_that_was_opened_is_not() {
+    let place = Place::new();
+    let data = place.path("drive/data");
+    fs::create_dir_all(&data).expect("it can be made");
+    fs::write(data.join("key.a"), "slot a").expect("it can be written");
+    let source = place.source();
+    let rules = Rules { with_data: true, ..Rules::default() };
+    let go = || {
+        let plan = source.plan_move(&place.path("new"), &[], 0, rules)?;
+        let mut database = |path: &Path| Ok(fs::write(path, "database")?);
+        copy(&source, plan, Some(Personal { database: &mut database }), &mut go_on)
+    };
+    go().expect("there is room");
+    let new = |name: &str| place.path("new").join(name);
+    assert!(!new("data/copy.partial").exists());
+    // As a power cut leaves it between the two last names.
+    let cut = || fs::rename(new("MANIFEST.toml"), new("MANIFEST.toml.partial")).expect("it is there");
+    cut();
+    assert!(matches!(go(), Err(MoveError::HasData { .. })), "nothing says that it is a copy's");
+    fs::write(new("data/copy.partial"), "").expect("it can be written");
+    fs::write(new("data/key.a"), "torn").expect("it can be written");
+    go().expect("it goes on");
+    assert_eq!(fs::read(new("data/key.a")).expect("it is there"), b"slot a");
+    // Somebody used it since.
+    cut();
+    fs::write(new("data/copy.partial"), "").expect("it can be written");
+    fs::write(new("data/lock"), "").expect("it can be written");
+    assert!(matches!(go(), Err(MoveError::HasData { .. })));
+}
+
+#[test]
+fn data_that_cannot_be_listed_stops_a_copy() {
+    let place = Place::new();
+    let source = place.source();
+    assert_eq!(source.personal().expect("there is none").0, 0);
+    fs::remove_dir(place.path("drive/data")).expect("it is there");
+    // After it was verified, as when the drive changes under us.
+    fs::write(place.path("drive/data"), "a file where a folder belongs").expect("it can be written");
+    assert!(source.personal().is_err());
+}

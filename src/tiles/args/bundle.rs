@@ -44,7 +44,8 @@ pub(crate) enum BundleCommand {
     Create {
         /// A new or empty folder
         dest: PathBuf,
-        /// Then carry identity, conversations and models of the Tiles that is installed for this user into it
+        /// Then carry identity, conversations and models of the Tiles that is installed for this user into it; where no
+        /// bundle is around the program, the new one has this program alone
         #[arg(long)]
         from_installed: bool,
         /// With --from-installed: the installed one goes out of use once everything was read back there and opened

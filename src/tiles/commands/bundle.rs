@@ -17,6 +17,7 @@ mod accept;
 mod archive;
 mod build;
 mod create;
+mod own;
 mod repair;
 pub(crate) mod verify;
 

@@ -39,6 +39,7 @@ pub(crate) fn run(app: &App, arguments: &RunArguments) -> Result<(), Failure> {
         ));
     }
     let bundle = app.bundle()?;
+    app.watch_drive(&bundle);
     // Where none is named, the one of the bundle's settings answers.
     let model = arguments.model.clone().or(Preferences::read(&bundle.preferences())?.model);
     let arguments = &RunArguments { model, ..arguments.clone() };

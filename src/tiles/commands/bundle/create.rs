@@ -11,7 +11,7 @@ use tilekit::library::added;
 use tilekit::manifest::Entry;
 
 use super::verify::added_entries;
-use super::{size, warn_of_memory, with_bars};
+use super::{own, size, warn_of_memory, with_bars};
 use crate::app::App;
 use crate::args::data::Carry;
 use crate::args::{Landing, OnboardingArguments};
@@ -54,14 +54,14 @@ pub(super) fn from_installed(app: &App, dest: &Path, landing: Landing, carry: Ca
         let to = Bundle::<Found>::find(Some(dest), dest)?.verify(App::trust())?;
         return adopt::run(app, &to, &from, carry);
     }
-    let bundle = app.drive().map_err(|failure| Failure {
-        hint: Some(
-            "an installed program makes no bundle by itself: name a drive's with `--bundle DIR`, or make one at DEST with \
-             `tiles bundle import FILE DEST` and run this again"
-                .into(),
-        ),
-        ..failure
-    })?;
+    if app.is_installed()? {
+        // There is no bundle to make another of: this program goes into one of its own.
+        return match own::build(app, dest, &from, landing.dry_run)? {
+            Some(made) => adopt::run(app, &made, &from, carry),
+            None => Ok(()),
+        };
+    }
+    let bundle = app.drive()?;
     let rules = Rules { replace: landing.replace, allow_older: landing.allow_older, with_data: false };
     let plan = bundle.plan_move(dest, &[], 0, rules)?;
     if landing.dry_run {
