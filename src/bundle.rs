@@ -453,6 +453,16 @@ impl Bundle<Verified> {
         *self.seal() == Seal::Installed
     }
 
+    /// What a person would call it: the drive, or the installation on the computer.
+    pub fn noun(&self) -> &'static str {
+        if self.is_installed() { "this installation" } else { "this drive" }
+    }
+
+    /// [`Bundle::noun`] at the beginning of a sentence.
+    pub fn noun_first(&self) -> &'static str {
+        if self.is_installed() { "This installation" } else { "This drive" }
+    }
+
     /// What lies in the bundle's own folder without belonging to it: left alone, and never used.
     pub fn strangers(&self) -> &[String] {
         &self.state.strangers

@@ -13,6 +13,7 @@ use crate::disk::DiskError;
 use crate::hint::Hint;
 use crate::verified::IntegrityError;
 
+mod adopt;
 mod archive;
 mod copy;
 mod export;
@@ -21,6 +22,7 @@ mod import;
 mod landing;
 pub(super) mod read_back;
 
+pub use adopt::{AdoptPlan, RETIRED, adopt, retire};
 pub use archive::ARCHIVE_FOLDER;
 pub(super) use archive::{Members, open_archive};
 pub use copy::{Personal, copy};

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::keychain::Refusal;
 use super::recovery::WordsError;
 use crate::disk::DiskError;
 use crate::disk::two_slot::TwoSlotError;
@@ -89,6 +90,15 @@ pub enum KeyError {
         /// The slot.
         path: PathBuf,
     },
+    /// The Keychain refused.
+    #[error("the keys can't be {action} in the Keychain")]
+    Keychain {
+        /// What was to be done.
+        action: &'static str,
+        /// Why it wasn't.
+        #[source]
+        refusal: Refusal,
+    },
     /// The operating system gives no random bytes.
     #[error("the operating system gives no random bytes")]
     Random(#[from] getrandom::Error),
@@ -133,6 +143,7 @@ impl Hint for KeyError {
             Self::TooLarge => "report this as a bug of Tiles".into(),
             Self::Clock => "set the computer's clock and try again".into(),
             Self::NotKept { .. } => "copy the folder to another drive, and don't trust this one".into(),
+            Self::Keychain { refusal, .. } => refusal.hint().into(),
             Self::Random(_) => "restart the computer and try again".into(),
             Self::Disk(error) => return error.hint(),
         })

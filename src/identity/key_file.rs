@@ -145,6 +145,28 @@ impl KeyFile {
         Ok(changed.identity)
     }
 
+    /// Writes keys that came from elsewhere over a key file of which no copy is whole, under a new passphrase. Recovery
+    /// words have to be made anew.
+    ///
+    /// # Errors
+    /// [`KeyError::Exists`] where a copy is whole, [`KeyError::Newer`], and what writing can meet.
+    pub fn renew(&self, identity: &Identity, passphrase: &Passphrase) -> Result<(), KeyError> {
+        for read in &self.read()? {
+            match read.state {
+                Ok(_) => return Err(KeyError::Exists { path: self.path(read.slot).into() }),
+                Err(SlotState::Newer(version)) => {
+                    return Err(KeyError::Newer { path: self.path(read.slot).into(), version });
+                }
+                Err(_) => {}
+            }
+        }
+        let sealed = self.seal(identity, None, 1, passphrase)?;
+        for slot in Slot::BOTH {
+            self.slots.write(slot, &sealed, |slot, kept| self.check(slot, kept, passphrase))?;
+        }
+        Ok(())
+    }
+
     /// The bytes of the newest slot that `passphrase` opens: a whole age file.
     ///
     /// # Errors

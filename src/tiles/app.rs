@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use clap::Parser as _;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
+use tilekit::bundle::moving::RETIRED;
 use tilekit::bundle::{Bundle, BundleError, BundleLock, Found, Holder, LastExit, Preferences, Trust, Verified};
 use tilekit::disk::{self, DiskError};
 use tilekit::host::{Host, SystemClock};
@@ -31,6 +32,11 @@ use crate::terminal::{Terminal, TerminalError, TerminalSettings};
 
 /// The largest program that is read into memory at the start: many times ours.
 const PROGRAM_BYTES_MAX: u64 = 512 << 20;
+
+/// The file in the system's folder that names another one, where `tiles data set-path` moved the installation there.
+const LOCATION_NAME: &str = "location";
+/// The longest path that is read from it.
+const LOCATION_BYTES_MAX: u64 = 4096;
 
 /// What the environment says, read once.
 pub(crate) struct Environment {
@@ -332,8 +338,14 @@ impl App {
     /// The installed Tiles of this user. Where there is none yet, it is made only on `--installed` or when the person says so:
     /// a drive that lost its marker, or a program copied somewhere, must not leave an identity in the home of a stranger.
     fn installed(&self, not_found: BundleError) -> Result<Bundle<Verified>, Failure> {
-        let Some(root) = &self.environment.installed_root else { return Err(not_found.into()) };
+        let Some(root) = &self.installed_root()? else { return Err(not_found.into()) };
         let data = root.join("data");
+        if disk::exists(&root.join(RETIRED)) && !disk::exists(&data) {
+            self.terminal.say(&format!(
+                "What was in {} was moved away with `tiles data adopt` or `bundle create`.",
+                root.display()
+            ));
+        }
         if !KeyFile::new(&data).exists()? {
             if !self.global.installed {
                 if !self.terminal.is_interactive() {
@@ -354,6 +366,38 @@ impl App {
         Ok(bundle)
     }
 
+    /// Where the Tiles of this user is installed: the system's folder for that, or the one that `tiles data set-path` names
+    /// in it. That one must be there: where its disk isn't mounted, nothing is begun anew.
+    pub(crate) fn installed_root(&self) -> Result<Option<PathBuf>, Failure> {
+        let Some(root) = &self.environment.installed_root else { return Ok(None) };
+        let text = match disk::read_text(&root.join(LOCATION_NAME), LOCATION_BYTES_MAX) {
+            Ok(text) => text,
+            Err(error) if error.is_not_found() => return Ok(Some(root.clone())),
+            Err(error) => return Err(error.into()),
+        };
+        let path = PathBuf::from(text.strip_suffix('\n').unwrap_or(&text));
+        if !path.is_absolute() || !disk::is_folder(&path) {
+            let why = format!("the data of this installation is in `{}`, and that folder isn't there", path.display());
+            let hint = format!("mount its disk; or remove `{}` to begin anew", root.join(LOCATION_NAME).display());
+            return Err(Failure::new(Code::Failure, why, hint));
+        }
+        Ok(Some(path))
+    }
+
+    /// Names another folder as the one where the Tiles of this user is.
+    pub(crate) fn set_installed_path(&self, path: &Path) -> Result<(), Failure> {
+        let Some(root) = &self.environment.installed_root else { return Ok(()) };
+        let location = root.join(LOCATION_NAME);
+        if path == root {
+            return Ok(disk::remove(&location)?);
+        }
+        let Some(text) = path.to_str().filter(|text| !text.contains('\n')) else {
+            let why = format!("`{}` can't be written down: its name isn't text", path.display());
+            return Err(Failure::new(Code::Usage, why, "choose another folder"));
+        };
+        Ok(disk::write(&location, format!("{text}\n").as_bytes())?)
+    }
+
     /// The bundle of a drive, for what an installed Tiles doesn't have.
     pub(crate) fn drive(&self) -> Result<Bundle<Verified>, Failure> {
         let bundle = self.bundle()?;
@@ -362,6 +406,17 @@ impl App {
             return Err(Failure::new(Code::Usage, why, "name the drive's folder with `--bundle DIR`"));
         }
         Ok(bundle)
+    }
+
+    /// Whether the Tiles in use is installed on the computer. Asks nobody, and makes nothing.
+    pub(crate) fn is_installed(&self) -> Result<bool, Failure> {
+        match Bundle::<Found>::find(self.global.bundle.as_deref(), &self.environment.executable) {
+            Err(BundleError::NotFound { .. }) => {
+                let data = self.installed_root()?.map(|root| root.join("data"));
+                Ok(data.map_or(Ok(false), |data| KeyFile::new(&data).exists())?)
+            }
+            _ => Ok(false),
+        }
     }
 
     /// Why it is this bundle.

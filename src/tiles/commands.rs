@@ -9,7 +9,7 @@ use crate::failure::{Code, Failure};
 use crate::terminal::escape::neutralise_line;
 
 pub(crate) mod account;
-mod bundle;
+pub(crate) mod bundle;
 mod config;
 pub(crate) mod data;
 mod doctor;

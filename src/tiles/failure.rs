@@ -129,7 +129,8 @@ fn code_of(error: &(dyn Error + 'static)) -> Code {
             | KeyError::Words(_)
             | KeyError::EmptyPassphrase
             | KeyError::LongPassphrase
-            | KeyError::PassphraseNotText => Code::Locked,
+            | KeyError::PassphraseNotText
+            | KeyError::Keychain { .. } => Code::Locked,
             KeyError::Damaged { .. } | KeyError::RefusedWork { .. } => Code::Integrity,
             _ => Code::Failure,
         };

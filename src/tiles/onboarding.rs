@@ -14,6 +14,7 @@ use crate::args::OnboardingArguments;
 use crate::commands::account::check_nickname;
 use crate::failure::{Code, Failure};
 use crate::terminal::escape::neutralise_line;
+use crate::unlock::causes;
 
 /// How many of the recovery words are asked back.
 const ASKED_BACK: usize = 3;
@@ -37,10 +38,14 @@ impl App {
             };
             if let Some(flag) = missing {
                 let hint = format!("run `tiles account create` in a terminal, or add `{flag}`");
-                return Err(Failure::new(Code::Locked, "this drive has no identity yet", hint));
+                return Err(Failure::new(Code::Locked, format!("{} has no identity yet", bundle.noun()), hint));
             }
         }
-        terminal.say(&format!("This drive has no identity yet. It will live in {}.", bundle.data().display()));
+        terminal.say(&format!(
+            "{} has no identity yet. It will live in {}.",
+            bundle.noun_first(),
+            bundle.data().display()
+        ));
         if terminal.is_interactive() {
             terminal.say("Nothing is sent anywhere, and nothing is written outside that folder.\n");
         }
@@ -57,7 +62,8 @@ impl App {
             }
         };
         let words = if first.no_recovery {
-            terminal.warn("no recovery words: who forgets the passphrase has lost everything on this drive");
+            let place = if bundle.is_installed() { "in this installation" } else { "on this drive" };
+            terminal.warn(&format!("no recovery words: who forgets the passphrase has lost everything {place}"));
             None
         } else {
             Some(RecoveryWords::generate()?)
@@ -70,7 +76,16 @@ impl App {
         let spinner = self.terminal.spinner("Sealing the keys");
         key_file.create(&identity, &passphrase, words.as_ref())?;
         drop(spinner);
-        terminal.say(&format!("This drive is now {}.", identity.did()));
+        terminal.say(&format!("{} is now {}.", bundle.noun_first(), identity.did()));
+        if let (Some(keychain), Some(header)) = (self.keychain(bundle), key_file.report()?.newest()) {
+            match keychain.keep(&identity, header) {
+                Ok(()) => terminal.say(
+                    "The Keychain of this Mac has the keys too, so that the passphrase isn't asked for here. `tiles key \
+                     keychain off` takes them out.",
+                ),
+                Err(error) => terminal.warn(&format!("{}; the passphrase will be asked for", causes(&error))),
+            }
+        }
         Ok(identity)
     }
 
@@ -132,7 +147,7 @@ impl App {
             let hint = "give `--recovery-file FILE`, or run it in a terminal without `--no-input`";
             return Err(Failure::new(Code::Usage, "there is nobody to show the recovery words to", hint));
         }
-        terminal.say("\nThese 24 words open this drive if the passphrase is forgotten.");
+        terminal.say("\nThese 24 words open the keys if the passphrase is forgotten.");
         terminal.say("Write them on paper, in order: they are shown this once.\n");
         for (row, four) in listed.chunks(4).enumerate() {
             let cells = four.iter().enumerate().map(|(idx, word)| format!("{:>4}. {word:<10}", row * 4 + idx + 1));

@@ -5,7 +5,10 @@ use std::path::Path;
 use tilekit::bundle::{Bundle, LastExit, Verified};
 use tilekit::disk;
 use tilekit::disk::two_slot::Slot;
-use tilekit::identity::{Identity, KeyError, KeyFile, KeyStore as _, Passphrase, SlotFlaw, SlotState, Unlocked};
+use tilekit::identity::{
+    Identity, Kept, KeyError, KeyFile, KeyStore as _, Keychain, Passphrase, SlotFlaw, SlotState, Unlocked,
+    system_keychain,
+};
 use tilekit::library::Library;
 use tilekit::store::{Access, Store};
 
@@ -89,8 +92,10 @@ impl App {
         let mut nickname = first.nickname.clone();
         let mut header = None;
         let identity = if key_file.exists()? {
-            let unlocked = self.open_key_file(&key_file)?.1;
+            let unlocked = self.open_keys(bundle, &key_file)?;
             header = unlocked.header;
+            unlocked.identity
+        } else if let Some(unlocked) = self.keychain_alone(bundle, &key_file)? {
             unlocked.identity
         } else if disk::exists(&bundle.database()) {
             // New keys would never open it, and would hide that the right ones are missing.
@@ -98,8 +103,9 @@ impl App {
             let hint = "copy `data/key.a` or `data/key.b` back from a backup or another copy of the drive";
             return Err(Failure::new(Code::Integrity, why, hint));
         } else if bundle.is_read_only() {
-            let hint = "write once to the drive: run `tiles account create` where it isn't write-protected";
-            return Err(Failure::new(Code::Locked, "this drive has no identity yet, and is write-protected", hint));
+            let hint = "write once to it: run `tiles account create` where it isn't write-protected";
+            let why = format!("{} has no identity yet, and is write-protected", bundle.noun());
+            return Err(Failure::new(Code::Locked, why, hint));
         } else {
             self.onboard(bundle, &key_file, first, &mut nickname)?
         };
@@ -121,6 +127,67 @@ impl App {
             store.set_setting(NICKNAME, nickname)?;
         }
         Ok(Open { identity, store, at_exit: self.at_exit(bundle), _lock: lock })
+    }
+
+    /// The Keychain of this Mac, for a Tiles that is installed on it; a drive's keys never go there.
+    pub(crate) fn keychain(&self, bundle: &Bundle<Verified>) -> Option<Keychain> {
+        let items = system_keychain().filter(|_| bundle.is_installed())?;
+        Some(Keychain::new(items, &bundle.key_folder()))
+    }
+
+    /// Opens the keys: with what the Mac's Keychain has of them, where it was given them, else with the passphrase. A
+    /// passphrase that a flag gives is used, whatever the Keychain has.
+    pub(crate) fn open_keys(&self, bundle: &Bundle<Verified>, key_file: &KeyFile) -> Result<Unlocked, Failure> {
+        let is_given = self.global.passphrase_file.is_some() || self.global.passphrase_fd.is_some();
+        let Some(keychain) = self.keychain(bundle).filter(|keychain| !is_given && keychain.is_on()) else {
+            return Ok(self.open_key_file(key_file)?.1);
+        };
+        let is_renewed = match keychain.open(key_file) {
+            Ok(Kept::Open(unlocked)) => {
+                if unlocked.header.is_none() {
+                    self.warn_of_lost_key_file();
+                }
+                return Ok(*unlocked);
+            }
+            Ok(Kept::Off) => false,
+            Ok(Kept::Gone) => {
+                self.terminal
+                    .say("The Keychain hasn't the keys any more. The passphrase opens them and puts them back there.");
+                true
+            }
+            Ok(Kept::Outdated) => {
+                self.terminal
+                    .say("The keys were changed since the Keychain got them. The passphrase renews them there.");
+                true
+            }
+            // Nothing is written where it can't be read.
+            Err(error) => {
+                self.terminal.warn(&format!("{}; the passphrase opens them too", causes(&error)));
+                false
+            }
+        };
+        let unlocked = self.open_key_file(key_file)?.1;
+        if let (true, Some(header)) = (is_renewed, unlocked.header) {
+            match keychain.keep(&unlocked.identity, header) {
+                Ok(()) => self.terminal.say("The Keychain has the keys again."),
+                Err(error) => self.terminal.warn(&causes(&error)),
+            }
+        }
+        Ok(unlocked)
+    }
+
+    /// The keys out of the Keychain where there is no key file any more.
+    fn keychain_alone(&self, bundle: &Bundle<Verified>, key_file: &KeyFile) -> Result<Option<Unlocked>, Failure> {
+        let Some(keychain) = self.keychain(bundle) else { return Ok(None) };
+        let Kept::Open(unlocked) = keychain.open(key_file)? else { return Ok(None) };
+        self.warn_of_lost_key_file();
+        Ok(Some(*unlocked))
+    }
+
+    fn warn_of_lost_key_file(&self) {
+        self.terminal.warn(
+            "the key file is lost or damaged: the Keychain alone has the keys; `tiles key passphrase` writes it anew",
+        );
     }
 
     /// Opens the key file, with the passphrase that a flag gives or that is asked for, and tells what is wrong with it.
@@ -196,4 +263,10 @@ impl App {
         };
         Ok(Some(Passphrase::from_file_content(content)?))
     }
+}
+
+/// An error with what caused it, in one line.
+pub(crate) fn causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

@@ -8,15 +8,22 @@ use crate::drive::TestBundle;
 use crate::screen::Screen;
 
 /// A program outside of any bundle, with a home of its own.
-struct Computer {
-    bundle: TestBundle,
-    program: PathBuf,
-    home: PathBuf,
+pub(crate) struct Computer {
+    /// Where its program comes from, and a drive of somebody's.
+    pub(crate) bundle: TestBundle,
+    /// The program.
+    pub(crate) program: PathBuf,
+    /// The home of its user.
+    pub(crate) home: PathBuf,
 }
 
 impl Computer {
-    fn new() -> Self {
-        let bundle = TestBundle::new();
+    pub(crate) fn new() -> Self {
+        Self::with(TestBundle::new())
+    }
+
+    /// One whose program comes from this bundle.
+    pub(crate) fn with(bundle: TestBundle) -> Self {
         let [folder, home] = ["programs", "somebody"].map(|name| bundle.home.with_file_name(name));
         fs::create_dir_all(&folder).expect("target can be written");
         fs::create_dir_all(&home).expect("target can be written");
@@ -25,17 +32,17 @@ impl Computer {
         Self { bundle, program, home }
     }
 
-    fn command(&self, program: &PathBuf) -> Command {
+    pub(crate) fn command(&self, program: &PathBuf) -> Command {
         let mut command = Command::new(program);
         command.env_clear().env("HOME", &self.home).stdin(std::process::Stdio::null());
         command
     }
 
-    fn run(&self, arguments: &[&str]) -> Output {
+    pub(crate) fn run(&self, arguments: &[&str]) -> Output {
         self.command(&self.program).args(arguments).output().expect("it can be run")
     }
 
-    fn ok(&self, arguments: &[&str]) -> String {
+    pub(crate) fn ok(&self, arguments: &[&str]) -> String {
         let output = self.run(&[arguments, &["--passphrase-file", self.bundle.passphrase()]].concat());
         assert!(output.status.success(), "tiles {arguments:?}:\n{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).expect("it is text")
@@ -47,7 +54,7 @@ impl Computer {
 }
 
 #[track_caller]
-fn check_fails(output: &Output, code: i32, part: &str) {
+pub(crate) fn check_fails(output: &Output, code: i32, part: &str) {
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(
         output.status.code() == Some(code) && errors.contains(part),
@@ -94,9 +101,17 @@ fn an_installed_tiles_keeps_everything_in_one_folder_of_the_home() {
         fs::read_dir(&computer.home).expect("it is there").map(|e| e.expect("it is").file_name()).collect();
     assert_eq!(names, [".local"]);
     assert!(root.join("data/key.a").exists() && root.join("models/second").is_dir());
-    for arguments in [&["bundle", "verify"][..], &["bundle", "copy", "/nowhere"]] {
-        check_fails(&computer.run(arguments), 2, "isn't a bundle that could be sealed or copied");
-    }
+    let copy = computer.run(&["bundle", "copy", "/nowhere"]);
+    check_fails(&copy, 2, "isn't a bundle that could be sealed or copied");
+    // What has a list is verified, and what hasn't is said.
+    assert!(computer.ok(&["bundle", "verify"]).contains("every byte"));
+    let weights = root.join("models/second/model.safetensors");
+    let mut rotten = fs::read(&weights).expect("it is there");
+    rotten[100] ^= 1;
+    fs::write(&weights, rotten).expect("it can be written");
+    let found = computer.run(&["bundle", "verify", "--passphrase-file", computer.bundle.passphrase()]);
+    check_fails(&found, 5, "models/second/model.safetensors");
+    check_fails(&found, 5, "the program itself isn't covered");
     // Another folder where XDG_DATA_HOME says so.
     let other = computer.command(&computer.program).env("XDG_DATA_HOME", "/nonexistent").arg("doctor").output();
     check_fails(&other.expect("it can be run"), 1, "--installed");

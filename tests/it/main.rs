@@ -1,6 +1,7 @@
 //! The integration tests, in one binary: each module is one promise of the program.
 
 mod adapter;
+mod carrying;
 mod commands;
 mod corpora;
 mod damage;

@@ -188,7 +188,32 @@ for name in "$(printf 'Stick u\314\210')" "$(printf 'Stick \303\274 2')"; do
   rm -rf "${work:?}/$name"; [ ! -e "$work/$name" ]; verdict $? "something is left"
 done
 
-step "22. a device that lies" "not possible with hdiutil; tested on Linux"
+step "22. the Keychain" "an installed Tiles answers without a passphrase; locked, it says so and writes nothing; an item that is gone is put back; nothing of it is left"
+# A keychain of this test's own, so that nobody's login keychain is touched; the default is put back at the end.
+before_keychain=$(security default-keychain | tr -d ' "')
+keychain=$work/test.keychain-db
+security create-keychain -p tests "$keychain" && security unlock-keychain -p tests "$keychain" && security default-keychain -s "$keychain"
+security list-keychains -d user -s "$keychain" "$before_keychain"
+mkdir -p "$work/installed/bin" "$work/home"
+cp "$bin/tiles" "$bin/libmlx.dylib" "$bin/mlx.metallib" "$work/installed/bin/"
+installed() { HOME="$work/home" "$work/installed/bin/tiles" --no-input "$@"; }
+installed --installed --passphrase-file "$work/passphrase" account create tester --no-recovery; verdict $? "no identity"
+security find-generic-password -s Tiles "$keychain" >/dev/null; verdict $? "the Keychain has no item"
+installed account; verdict $? "the Keychain doesn't open the keys (a dialogue may ask: allow it)"
+installed key status | grep -q 'Keychain.*has the keys'; verdict $? "key status doesn't say so"
+shasum -a 256 "$work/home/Library/Application Support/Tiles/data/"key.? > "$work/keys.before"
+security lock-keychain "$keychain"
+installed account 2> "$work/locked"; [ $? = 3 ]; verdict $? "locked, it isn't exit code 3: $(cat "$work/locked")"
+installed --passphrase-file "$work/passphrase" account; verdict $? "the passphrase doesn't open the keys"
+shasum -a 256 -c "$work/keys.before"; verdict $? "the key file was changed"
+security unlock-keychain -p tests "$keychain"
+security delete-generic-password -s Tiles "$keychain" >/dev/null
+installed account; [ $? = 3 ]; verdict $? "without an item it doesn't ask for the passphrase"
+installed --passphrase-file "$work/passphrase" key keychain on && installed account; verdict $? "it can't be put back"
+installed key keychain off; ! security find-generic-password -s Tiles "$keychain" >/dev/null 2>&1; verdict $? "the item is left"
+security default-keychain -s "$before_keychain"; security list-keychains -d user -s "$before_keychain"; security delete-keychain "$keychain"
+
+step "23. a device that lies" "not possible with hdiutil; tested on Linux"
 
 printf '\n%s checks failed\n' "$failed"
 [ "$failed" = 0 ]

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::landing::{self, LandingFile};
 use super::read_back::{self, Medium};
 use super::{DataError, Landing, MoveError, MovePlan, MoveSink, Progress, Rules, step};
 use crate::bundle::{Bundle, Verified};
@@ -16,7 +17,8 @@ const CARRIED: [&str; 6] = ["key.a", "key.b", "models.toml", "run.a", "run.b", "
 /// The largest of them, in bytes: the list of added models.
 const CARRIED_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// What isn't carried along and needn't be told.
-const LEFT: [&str; 8] = ["lock", "cache", "logs", "backup", "verify.state", DATABASE, "tiles.db-wal", "tiles.db-shm"];
+const LEFT: [&str; 9] =
+    ["lock", "keychain", "cache", "logs", "backup", "verify.state", DATABASE, "tiles.db-wal", "tiles.db-shm"];
 /// The folder of the memory mode's vault.
 const MEMORY: &str = "memory";
 /// The database.
@@ -94,17 +96,22 @@ pub fn copy(
         place(source.root(), entry, &landing, sink)?;
     }
     if let Some(personal) = personal {
-        carry_data(source, &landing, personal)?;
+        carry_data(source, &landing.begin_data()?, personal)?;
     }
     landing.finish(sink)
 }
 
 fn place(root: &Path, entry: &Entry, landing: &Landing, sink: MoveSink) -> Result<(), MoveError> {
-    if landing.has(entry, sink)? {
+    place_in(root, entry, &landing.plan().folder, sink)
+}
+
+/// Puts a listed file of `root` into `folder`, where it isn't there yet.
+pub(super) fn place_in(root: &Path, entry: &Entry, folder: &Path, sink: MoveSink) -> Result<(), MoveError> {
+    if landing::has(folder, entry, sink)? {
         return Ok(());
     }
     let path = root.join(&entry.path);
-    let mut target = landing.file(entry)?;
+    let mut target = LandingFile::begin(folder, entry)?;
     read_pieces(root, entry, |piece| {
         target.write(piece)?;
         step(sink, Progress::Written(piece.len() as u64))
@@ -116,16 +123,15 @@ fn place(root: &Path, entry: &Entry, landing: &Landing, sink: MoveSink) -> Resul
     }
 }
 
-/// Puts the data beside the bundle, reads it back, and leaves it to the end to give it its name.
-fn carry_data(source: &Bundle<Verified>, landing: &Landing, personal: Personal) -> Result<(), MoveError> {
-    let target = landing.begin_data()?;
+/// Puts the data into the new folder `target` beside the bundle, reads it back, and leaves it to the end to give it its name.
+pub(super) fn carry_data(source: &Bundle<Verified>, target: &Path, personal: Personal) -> Result<(), MoveError> {
     let mut medium = Medium::Direct;
     for name in CARRIED {
         let from = source.data().join(name);
         if disk::exists(&from) {
             let content = disk::read(&from, CARRIED_BYTES_MAX)?;
             disk::write(&target.join(name), &content)?;
-            disk::forget_blocks(&target);
+            disk::forget_blocks(target);
             read_back::bytes(&target.join(name), &content, &mut medium)?;
         }
     }
@@ -137,13 +143,13 @@ fn carry_data(source: &Bundle<Verified>, landing: &Landing, personal: Personal) 
         let copy = target.join(DATABASE);
         (personal.database)(&copy).map_err(MoveError::Data)?;
         let written = hash(&copy)?;
-        disk::forget_blocks(&target);
+        disk::forget_blocks(target);
         let kept = read_back::digest(&copy, &mut medium, &mut |_| std::ops::ControlFlow::Continue(()))?;
         if kept.1 != written {
             return Err(MoveError::NotKept { path: copy });
         }
     }
-    Ok(disk::sync_folder(&target)?)
+    Ok(disk::sync_folder(target)?)
 }
 
 fn copy_folder(from: &Path, to: &Path, depth: usize, files_left: &mut usize) -> Result<(), MoveError> {

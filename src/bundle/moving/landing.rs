@@ -15,7 +15,7 @@ use crate::manifest::{ENTRIES_MAX, Entry, FileRole, MANIFEST_BYTES_MAX, Manifest
 use crate::verified::sidecar_path;
 
 /// What is kept free beside the files, in bytes: 4 MiB for lists, folders and the first messages.
-const SPACE_RESERVE_BYTES: u64 = 4 * 1024 * 1024;
+pub(super) const SPACE_RESERVE_BYTES: u64 = 4 * 1024 * 1024;
 /// The list before it counts. That it is there says whose beginning the folder holds.
 const BEGUN_NAME: &str = "MANIFEST.toml.partial";
 
@@ -161,7 +161,7 @@ impl MovePlan {
 }
 
 /// Refuses a folder that is in the bundle, or that the bundle is in.
-fn check_apart(folder: &Path, source: &Path) -> Result<(), MoveError> {
+pub(super) fn check_apart(folder: &Path, source: &Path) -> Result<(), MoveError> {
     let existing = folder.ancestors().find(|folder| disk::is_folder(folder)).unwrap_or(Path::new("."));
     let existing = if existing.as_os_str().is_empty() { Path::new(".") } else { existing };
     let (place, source) = (disk::canonical(existing)?, disk::canonical(source)?);
@@ -288,37 +288,14 @@ impl<'a> Landing<'a> {
         Ok(folder)
     }
 
-    /// Whether the file is there already and whole, as after an interruption. Reads it if it has the right length.
+    /// As [`has()`], in the folder of this bundle.
     pub(super) fn has(&self, entry: &Entry, sink: MoveSink) -> Result<bool, MoveError> {
-        let path = self.plan.folder.join(&entry.path);
-        if disk::size(&path)? != Some(entry.size) {
-            return Ok(false);
-        }
-        let (file, size) = disk::open(&path)?;
-        let mut hasher = StreamHasher::new();
-        let mut piece = Vec::new();
-        let mut offset = 0;
-        while offset < size {
-            piece.resize((size - offset).min(u64::from(CHUNK_BYTES)) as usize, 0);
-            disk::read_at(&file, &path, offset, &mut piece)?;
-            hasher.update(&piece);
-            offset += piece.len() as u64;
-        }
-        let (_, sha256, chunks) = hasher.finish();
-        if sha256 != entry.sha256 {
-            return Ok(false);
-        }
-        write_sidecar(&path, entry, &chunks)?;
-        step(sink, Progress::Written(size))?;
-        Ok(true)
+        has(&self.plan.folder, entry, sink)
     }
 
     /// Starts the file of `entry`.
     pub(super) fn file(&self, entry: &Entry) -> Result<LandingFile, MoveError> {
-        let path = self.plan.folder.join(&entry.path);
-        path.parent().map_or(Ok(()), disk::create_folder)?;
-        let file = PartialFile::create(&path)?;
-        Ok(LandingFile { file, path, entry: entry.clone(), hasher: StreamHasher::new() })
+        LandingFile::begin(&self.plan.folder, entry)
     }
 
     /// Removes all that was put here: of an archive that turned out to be something else, nothing stays. `made` says
@@ -383,7 +360,40 @@ pub(super) struct LandingFile {
     hasher: StreamHasher,
 }
 
+/// Whether the file is there already and whole, as after an interruption. Reads it if it has the right length.
+pub(super) fn has(folder: &Path, entry: &Entry, sink: MoveSink) -> Result<bool, MoveError> {
+    let path = folder.join(&entry.path);
+    if disk::size(&path)? != Some(entry.size) {
+        return Ok(false);
+    }
+    let (file, size) = disk::open(&path)?;
+    let mut hasher = StreamHasher::new();
+    let mut piece = Vec::new();
+    let mut offset = 0;
+    while offset < size {
+        piece.resize((size - offset).min(u64::from(CHUNK_BYTES)) as usize, 0);
+        disk::read_at(&file, &path, offset, &mut piece)?;
+        hasher.update(&piece);
+        offset += piece.len() as u64;
+    }
+    let (_, sha256, chunks) = hasher.finish();
+    if sha256 != entry.sha256 {
+        return Ok(false);
+    }
+    write_sidecar(&path, entry, &chunks)?;
+    step(sink, Progress::Written(size))?;
+    Ok(true)
+}
+
 impl LandingFile {
+    /// Starts the file of `entry` below `folder`.
+    pub(super) fn begin(folder: &Path, entry: &Entry) -> Result<Self, MoveError> {
+        let path = folder.join(&entry.path);
+        path.parent().map_or(Ok(()), disk::create_folder)?;
+        let file = PartialFile::create(&path)?;
+        Ok(Self { file, path, entry: entry.clone(), hasher: StreamHasher::new() })
+    }
+
     /// Appends a piece.
     pub(super) fn write(&mut self, piece: &[u8]) -> Result<(), MoveError> {
         self.hasher.update(piece);

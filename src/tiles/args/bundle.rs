@@ -39,10 +39,21 @@ pub(crate) enum BundleCommand {
     },
     /// Make a new bundle out of this one: programs, models and texts, without your data
     #[command(before_help = "Examples:\n  tiles bundle create /media/new/Tiles\n  \
-                             tiles bundle create /media/old/Tiles --replace")]
+                             tiles bundle create /media/old/Tiles --replace\n  \
+                             tiles bundle create /media/new/Tiles --from-installed --move")]
     Create {
         /// A new or empty folder
         dest: PathBuf,
+        /// Then carry identity, conversations and models of the Tiles that is installed for this user into it; where no
+        /// bundle is around the program, the new one has this program alone
+        #[arg(long)]
+        from_installed: bool,
+        /// With --from-installed: the installed one goes out of use once everything was read back there and opened
+        #[arg(long = "move", requires = "from_installed", conflicts_with = "copy")]
+        is_move: bool,
+        /// With --from-installed: both stay in use, with the same identity, and go separate ways
+        #[arg(long, requires = "from_installed")]
+        copy: bool,
         #[command(flatten)]
         landing: Landing,
     },

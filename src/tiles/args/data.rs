@@ -9,10 +9,29 @@ use clap::{Args, Subcommand};
 pub(crate) enum DataCommand {
     /// Print where it is
     Path,
-    /// Move it to another folder (only an installed Tiles can)
+    /// Move what an installed Tiles keeps to another folder of the computer; a drive's data stays on the drive
+    #[command(before_help = "Example:\n  tiles data set-path /home/ada/big-disk/tiles")]
     SetPath {
-        /// The new folder
+        /// The new folder: one that is empty, or isn't there yet
         path: PathBuf,
+        /// Say what would be done, and do nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Carry identity, conversations and models from another Tiles into this one, which has no identity yet
+    ///
+    /// From a drive onto this computer, or from an installed Tiles onto this drive. Everything is read back and opened
+    /// before it counts; an identity that is here already is never overwritten.
+    #[command(
+        before_help = "Examples:\n  tiles --installed data adopt /media/stick/Tiles --move   # the drive goes out of use\n  \
+                             tiles --installed data adopt /media/stick/Tiles --copy   # both go on, separately\n  \
+                             /media/stick/Tiles/tiles data adopt ~/.local/share/tiles --move"
+    )]
+    Adopt {
+        /// The folder of the other Tiles: a bundle, or where one is installed
+        from: PathBuf,
+        #[command(flatten)]
+        carry: Carry,
     },
     /// Back the database up now, encrypted: into the bundle, or into a file of your own
     Backup {
@@ -40,6 +59,20 @@ pub(crate) enum DataCommand {
         #[arg(long)]
         yes: bool,
     },
+}
+
+/// What becomes of the Tiles that something is carried from.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub(crate) struct Carry {
+    /// The other one goes out of use once everything was read back here and opened: its data is set aside, not removed
+    #[arg(long = "move", conflicts_with = "copy")]
+    pub(crate) is_move: bool,
+    /// Both stay in use, with the same identity: what is said on one from then on isn't on the other
+    #[arg(long)]
+    pub(crate) copy: bool,
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 /// What the doctor shall do beside looking.

@@ -38,12 +38,28 @@ pub(crate) enum KeyCommand {
                              keys.age\n  tiles key export --recovery-identity recovery.txt && age -d -i recovery.txt key.a"
     )]
     Export(ExportArguments),
+    /// Keep the keys of an installed Tiles in this Mac's Keychain too, so that the passphrase isn't asked for; or take them out
+    #[command(before_help = "Examples:\n  tiles key keychain on\n  tiles key keychain off")]
+    Keychain {
+        /// Whether the Keychain has them
+        #[arg(value_enum)]
+        state: KeychainState,
+    },
     /// Encrypt the database anew, with a new key
     RotateDb {
         /// Say what would be done, and do nothing
         #[arg(long)]
         dry_run: bool,
     },
+}
+
+/// Whether the Keychain has the keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum KeychainState {
+    /// It gets them; the passphrase is asked for once
+    On,
+    /// They are taken out of it
+    Off,
 }
 
 /// Where a new passphrase is read from, instead of asking for it.

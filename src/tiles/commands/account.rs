@@ -24,7 +24,7 @@ pub(crate) fn run(app: &App, command: Option<AccountCommand>) -> Result<(), Fail
             use tilekit::identity::KeyStore as _;
             if tilekit::identity::KeyFile::new(&bundle.key_folder()).exists()? {
                 let hint = "see it with `tiles account`; another identity needs another bundle";
-                return Err(Failure::new(Code::Failure, "this drive has an identity already", hint));
+                return Err(Failure::new(Code::Failure, format!("{} has an identity already", bundle.noun()), hint));
             }
             onboarding.nickname = nickname.or(onboarding.nickname);
             let open = app.unlock(&bundle, &onboarding)?;

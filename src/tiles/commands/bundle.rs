@@ -10,23 +10,29 @@ use tilekit::manifest::Entry;
 use super::model::size;
 use crate::app::App;
 use crate::args::BundleCommand;
+use crate::args::data::Carry;
 use crate::failure::{Code, Failure};
 
 mod accept;
 mod archive;
 mod build;
 mod create;
+mod own;
 mod repair;
-mod verify;
+pub(crate) mod verify;
 
 /// Runs it.
 pub(crate) fn run(app: &App, command: BundleCommand) -> Result<(), Failure> {
     match command {
         BundleCommand::Info => info(app, &app.bundle()?),
+        BundleCommand::Verify { .. } if app.is_installed()? => verify::installed(app),
         BundleCommand::Verify { full: false, .. } => verify::quick(app, &app.drive()?),
         BundleCommand::Verify { full: true, shipped, restart } => verify::full(app, shipped, restart),
         BundleCommand::Repair { from, shipped, dry_run } => repair::run(app, &from, shipped, dry_run),
-        BundleCommand::Create { dest, landing } => create::create(app, &dest, landing),
+        BundleCommand::Create { dest, from_installed: false, landing, .. } => create::create(app, &dest, landing),
+        BundleCommand::Create { dest, is_move, copy, landing, .. } => {
+            create::from_installed(app, &dest, landing, Carry { is_move, copy, dry_run: landing.dry_run })
+        }
         BundleCommand::Copy { dest, dry_run } => create::copy(app, &dest, dry_run),
         BundleCommand::Export { file } => archive::export(app, &file),
         BundleCommand::Import { file, dest, landing } => archive::import(app, &file, &dest, landing),
@@ -92,7 +98,7 @@ where
 }
 
 /// Runs what writes a bundle or an archive, with a bar for each of its parts; Ctrl-C ends it.
-fn with_bars<T, E>(
+pub(crate) fn with_bars<T, E>(
     app: &App,
     total_bytes: u64,
     step: impl FnOnce(&mut dyn FnMut(Progress) -> ControlFlow<()>) -> Result<T, E>,
@@ -141,7 +147,7 @@ fn total(entries: &[Entry]) -> u64 {
 }
 
 /// Says how a drive was read back, where that is less than sure.
-fn warn_of_memory(app: &App, medium: Medium) {
+pub(crate) fn warn_of_memory(app: &App, medium: Medium) {
     if medium == Medium::Asked {
         app.terminal.warn(
             "the system may have answered for the drive while it was read back; plug it in again and run `tiles bundle \

@@ -17,6 +17,9 @@ use crate::failure::{Code, Failure};
 use crate::opening::Unexpected;
 use crate::terminal::escape::neutralise_line;
 
+pub(crate) mod adopt;
+mod set_path;
+
 /// The most names that are counted in one folder of the data.
 const NAMES_MAX: usize = 100_000;
 /// How deep folders of the data are counted.
@@ -31,7 +34,12 @@ pub(crate) fn run(app: &App, command: Option<DataCommand>) -> Result<(), Failure
             let path = bundle.data().display().to_string();
             app.print(&json!({ "path": path }), || path.clone())
         }
-        Some(DataCommand::SetPath { path }) => set_path(&bundle, &path),
+        Some(DataCommand::SetPath { path, dry_run }) => set_path::run(app, &bundle, &path, dry_run),
+        Some(DataCommand::Adopt { from, carry }) => {
+            let from = adopt::home(&from)?;
+            let carry = adopt::choose(app, carry)?;
+            adopt::run(app, &bundle, &from, carry)
+        }
         Some(DataCommand::Backup { file, replace }) => back_up(app, &bundle, file.as_deref(), replace),
         Some(DataCommand::Recover { from, dry_run, yes }) => {
             recover(app, &bundle, from.as_deref(), How { dry_run, yes })
@@ -98,14 +106,6 @@ fn bytes_below(path: &Path, depth: usize) -> Result<u64, Failure> {
         }
         _ => Ok(0),
     }
-}
-
-/// In a bundle the data can't go elsewhere: an absolute path on the drive would be wrong on the next machine, and data
-/// outside the folder would survive deleting it.
-fn set_path(bundle: &Bundle<Verified>, path: &Path) -> Result<(), Failure> {
-    let why = format!("the data of a bundle can't be moved to `{}`: it belongs to the bundle's folder", path.display());
-    let hint = format!("move or copy the whole folder `{}`: it works from any place", bundle.root().display());
-    Err(Failure::new(Code::Usage, why, hint))
 }
 
 fn back_up(app: &App, bundle: &Bundle<Verified>, file: Option<&Path>, replace: bool) -> Result<(), Failure> {

@@ -111,6 +111,8 @@ fn look(app: &App, bundle: &Bundle<Verified>, host: &Host) -> Result<(Value, Vec
     let key_file = KeyFile::new(&bundle.key_folder());
     let has_identity = key_file.exists()?;
     let slots = key_file.headers()?.iter().filter(|slot| slot.is_ok()).count();
+    let in_keychain = app.keychain(bundle).is_some_and(|keychain| keychain.is_on());
+    let source = if in_keychain { "Keychain and key file" } else { "key file" };
     let root = bundle.root().display().to_string();
     let found_by = app.found_by(bundle);
     let models: Vec<String> = shipped(bundle)?.list().into_iter().map(|model| model.name).collect();
@@ -128,13 +130,19 @@ fn look(app: &App, bundle: &Bundle<Verified>, host: &Host) -> Result<(Value, Vec
         machine::memory(host),
         Finding::ok("models", if models.is_empty() { "none came with the bundle".into() } else { models.join(", ") }),
     ];
+    if in_keychain {
+        findings.push(Finding::ok(
+            "keychain",
+            "this Mac's Keychain has the keys too, so that the passphrase isn't asked for",
+        ));
+    }
     findings.extend(machine::protection());
     findings.extend(drive::findings(app, bundle)?);
     let shown = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "bundle": { "root": root, "found_by": found_by, "seal": sealed_by(bundle), "read_only": bundle.is_read_only(),
                     "files": files },
-        "key": { "exists": has_identity, "whole_copies": slots, "source": "key file" },
+        "key": { "exists": has_identity, "whole_copies": slots, "source": source },
         "engine": { "name": engine.name, "why": engine.why, "description": engine.description },
         "host": { "os": host.os, "arch": host.arch, "physical_cores": host.physical_cores,
                   "memory_total_bytes": host.memory_total_bytes, "memory_available_bytes": host.memory_available_bytes },

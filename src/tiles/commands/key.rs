@@ -12,6 +12,7 @@ use crate::failure::{Code, Failure};
 use crate::opening::Unexpected;
 
 mod export;
+mod keychain;
 mod restore;
 
 /// Runs it.
@@ -23,6 +24,7 @@ pub(crate) fn run(app: &App, command: KeyCommand) -> Result<(), Failure> {
         KeyCommand::Recovery { recovery_file } => recovery(app, &bundle, recovery_file.as_deref()),
         KeyCommand::Restore { recovery_file, new } => restore::run(app, &bundle, recovery_file.as_deref(), &new),
         KeyCommand::Export(arguments) => export::run(app, &bundle, &arguments),
+        KeyCommand::Keychain { state } => keychain::run(app, &bundle, state),
         KeyCommand::RotateDb { dry_run } => rotate_database_key(app, &bundle, dry_run),
     }
 }
@@ -58,9 +60,16 @@ fn status(app: &App, bundle: &Bundle<Verified>) -> Result<(), Failure> {
         "generation": report.newest().map(|header| header.generation),
         "work": work,
         "has_recovery_words": report.has_recovery,
+        "keychain": keychain::state(app, bundle),
         "did": did,
     });
-    app.print(&shown, || status_text(bundle, &report, exists, did.as_deref()))
+    app.print(&shown, || {
+        let mut text = status_text(bundle, &report, exists, did.as_deref());
+        if let Some(state) = keychain::state(app, bundle) {
+            text.push_str(&format!("\nKeychain    {state}"));
+        }
+        text
+    })
 }
 
 fn slot_json(slot: &SlotReport, exists: bool) -> Value {
@@ -135,6 +144,9 @@ fn tell_old_copies(app: &App, what: &str) {
 
 fn passphrase(app: &App, bundle: &Bundle<Verified>, new: &NewPassphrase) -> Result<(), Failure> {
     let (key_file, _lock) = for_change(app, bundle)?;
+    if keychain::renew_key_file(app, bundle, &key_file, new)? {
+        return changed(app, &key_file);
+    }
     let (current, _) = app.open_key_file(&key_file)?;
     let new = new_passphrase(app, new)?;
     if new.matches(&current) {

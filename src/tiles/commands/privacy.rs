@@ -6,7 +6,7 @@ use crate::app::App;
 use crate::failure::Failure;
 
 /// What Tiles itself does.
-const OURS: [&str; 12] = [
+const OURS: [&str; 13] = [
     "Everything you say and every answer is in `data/tiles.db`, encrypted with a key that only your passphrase opens.",
     "The last two backups of it are in `data/backup/`, encrypted with the same key. They hold what was deleted since: `tiles data backup --replace` makes a new one and removes them.",
     "What the model computed of your last conversations is in `data/cache/`, encrypted too; deleting it costs only time.",
@@ -18,6 +18,7 @@ const OURS: [&str; 12] = [
     "`tiles link enable` announces on the local network, while it waits, that a Tiles is there: two letters of its code, an address, and a key made for that link. Not your name, your identity or the machine's name; nothing is sent beyond the local network. Only who proved to know the code is told your nickname and your DID, and only who you said yes to is linked.",
     "With `tiles config set relay URL` linking connects to that relay too, which then knows the addresses of both machines and when they talk, and nothing of what they say. There is none by default.",
     "Linked drives are kept in `data/tiles.db`, with their nicknames.",
+    "`tiles --installed` keeps the same in a folder of your home instead of a drive, which `tiles data path` names; on a Mac the Keychain has the keys too (item `Tiles`), until `tiles key keychain off`. Moved away, it leaves `data.retired`, sealed as before.",
     "`--no-save` and `/private` keep nothing of a conversation.",
 ];
 

@@ -4,15 +4,18 @@ use std::path::Path;
 
 use serde_json::json;
 use tilekit::bundle::moving::{self, MovePlan, Personal, Rules};
-use tilekit::bundle::{Bundle, Verified};
+use tilekit::bundle::{Bundle, Found, MANIFEST_NAME, Verified};
+use tilekit::disk;
 use tilekit::identity::{KeyFile, KeyStore as _};
 use tilekit::library::added;
 use tilekit::manifest::Entry;
 
 use super::verify::added_entries;
-use super::{size, warn_of_memory, with_bars};
+use super::{own, size, warn_of_memory, with_bars};
 use crate::app::App;
+use crate::args::data::Carry;
 use crate::args::{Landing, OnboardingArguments};
+use crate::commands::data::adopt;
 use crate::failure::Failure;
 
 /// Makes a bundle without data.
@@ -24,8 +27,7 @@ pub(super) fn create(app: &App, dest: &Path, landing: Landing) -> Result<(), Fai
         return would(app, &plan, "create");
     }
     let total = plan.bytes;
-    let (made, medium) = with_bars(app, total, |sink| moving::copy(&bundle, plan, None, sink))?;
-    warn_of_memory(app, medium);
+    let made = make(app, &bundle, plan)?;
     let root = made.root().display().to_string();
     app.print(
         &json!({ "bundle": root, "files": made.manifest().files.len(), "bytes": total, "read_back": true }),
@@ -33,6 +35,40 @@ pub(super) fn create(app: &App, dest: &Path, landing: Landing) -> Result<(), Fai
     )?;
     app.terminal.say("It is safe to remove once your system has ejected it. Start it there with `./tiles`.");
     Ok(())
+}
+
+fn make(app: &App, bundle: &Bundle<Verified>, plan: MovePlan) -> Result<Bundle<Verified>, Failure> {
+    let total = plan.bytes;
+    let (made, medium) = with_bars(app, total, |sink| moving::copy(bundle, plan, None, sink))?;
+    warn_of_memory(app, medium);
+    Ok(made)
+}
+
+/// Makes a bundle, and carries what the installed Tiles has into it. A bundle that is there already, as after a cut, gets
+/// it where it has no identity.
+pub(super) fn from_installed(app: &App, dest: &Path, landing: Landing, carry: Carry) -> Result<(), Failure> {
+    let from = adopt::installed_home(app)?;
+    let carry = adopt::choose(app, carry)?;
+    let is_there = disk::exists(&dest.join(MANIFEST_NAME));
+    if is_there && !landing.replace {
+        let to = Bundle::<Found>::find(Some(dest), dest)?.verify(App::trust())?;
+        return adopt::run(app, &to, &from, carry);
+    }
+    if app.is_installed()? {
+        // There is no bundle to make another of: this program goes into one of its own.
+        return match own::build(app, dest, &from, landing.dry_run)? {
+            Some(made) => adopt::run(app, &made, &from, carry),
+            None => Ok(()),
+        };
+    }
+    let bundle = app.drive()?;
+    let rules = Rules { replace: landing.replace, allow_older: landing.allow_older, with_data: false };
+    let plan = bundle.plan_move(dest, &[], 0, rules)?;
+    if landing.dry_run {
+        return would(app, &plan, "create");
+    }
+    let made = make(app, &bundle, plan)?;
+    adopt::run(app, &made, &from, carry)
 }
 
 /// Makes a bundle with everything in it.

@@ -5,11 +5,12 @@ use tilekit::bundle::examine::{Damage, Examination, Flaw, Resume, examine};
 use tilekit::bundle::{Bundle, Found, Listed, Sealed, Verified};
 use tilekit::disk;
 use tilekit::identity::KeyFile;
-use tilekit::library::added;
+use tilekit::library::{LibraryError, added};
 use tilekit::manifest::Entry;
 
 use super::{sealed_by, size, total, with_bar};
 use crate::app::App;
+use crate::args::OnboardingArguments;
 use crate::failure::{Code, Failure};
 use crate::terminal::escape::neutralise_line;
 
@@ -44,6 +45,23 @@ pub(super) fn full(app: &App, shipped_only: bool, restart: bool) -> Result<(), F
     if listed.added == Added::Damaged {
         examined.damaged.push(Damage { path: "data/models.toml".into(), flaw: Flaw::Content });
     }
+    report(app, &bundle, &listed, &examined)
+}
+
+/// Reads every byte of what an installed Tiles has a list of: the models. Nothing vouches for the program.
+pub(super) fn installed(app: &App) -> Result<(), Failure> {
+    let bundle = app.bundle()?;
+    let open = app.unlock(&bundle, &OnboardingArguments::default())?;
+    let models = added::read(&bundle.added_models(), &open.identity.models_key()).map_err(LibraryError::from);
+    open.close()?;
+    let listed = AllListed { entries: added_entries(models?).collect(), added: Added::Known };
+    let examined = with_bar(app, "Verifying", total(&listed.entries), |sink| {
+        examine(bundle.root(), &listed.entries, true, None, sink)
+    })?;
+    app.terminal.say(
+        "This Tiles is installed on the computer: the program itself isn't covered, as no sealed list is over it. The \
+         database verifies itself when it is read.",
+    );
     report(app, &bundle, &listed, &examined)
 }
 
@@ -89,7 +107,7 @@ pub(super) fn listed(app: &App, bundle: &Bundle<Sealed>, shipped_only: bool) -> 
 }
 
 /// The files of added models, with paths below the bundle's root.
-pub(super) fn added_entries(models: added::Added) -> impl Iterator<Item = Entry> {
+pub(crate) fn added_entries(models: added::Added) -> impl Iterator<Item = Entry> {
     models.into_iter().flat_map(|(name, files)| {
         files.into_iter().map(move |entry| Entry { path: format!("models/{name}/{}", entry.path), ..entry })
     })
