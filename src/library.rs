@@ -25,6 +25,7 @@ pub mod description;
 pub mod import;
 mod name;
 pub mod pull;
+mod shard_names;
 mod source;
 pub mod verification;
 

@@ -2,6 +2,7 @@
 //!
 //! Format: the safetensors README (huggingface/safetensors): 8 bytes of header length, a JSON header, the tensors.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::ControlFlow;
@@ -15,9 +16,12 @@ use crate::verified::{IntegrityError, VerifiedFile, VerifiedFolder};
 
 pub mod adapter;
 mod config;
+mod text_part;
 
 pub use self::adapter::{Adapter, AdapterError, AdapterFiles, AdapterLayout};
-pub use self::config::{Gemma3Config, GptOssConfig, Mode, ModelConfig, Particular, Quantisation, RopeScaling};
+pub use self::config::{
+    Gemma3Config, GptOssConfig, Mode, ModelConfig, ModelType, Particular, Quantisation, RopeScaling,
+};
 
 /// The largest `config.json` that is read: 1 MiB.
 pub const CONFIG_BYTES_MAX: u64 = 1 << 20;
@@ -50,7 +54,7 @@ pub enum CheckpointError {
     #[error(transparent)]
     Adapter(#[from] AdapterError),
     /// An architecture that isn't known here.
-    #[error("the architecture `{model_type}` isn't supported (supported: {})", ModelConfig::KNOWN.join(", "))]
+    #[error("the architecture `{model_type}` isn't supported (supported: {})", ModelType::ALL.map(ModelType::name).join(", "))]
     UnknownArchitecture {
         /// Its name.
         model_type: String,
@@ -222,7 +226,11 @@ impl Checkpoint {
         let mut checkpoint = Self { config, tensors: Vec::new(), shards: Vec::new(), by_name, adapter: None };
         for name in names {
             let file = folder.open(&name)?;
-            checkpoint.add_shard(&name, file, &|name| Ok(name.into()))?;
+            let has_other_parts = checkpoint.config.has_other_parts;
+            checkpoint.add_shard(&name, file, &|name| match has_other_parts {
+                true => Ok(text_part::text_name(name).map(Cow::into_owned)),
+                false => Ok(Some(name.into())),
+            })?;
         }
         if let Some(files) = adapter {
             checkpoint.add_adapter(files)?;
@@ -230,19 +238,22 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
-    /// Reads the header of one file; `rename` says what a tensor is called here.
+    /// Reads the header of one file; `rename` says what a tensor is called here, and nothing of one that
+    /// isn't used; its header is checked all the same.
     fn add_shard(
         &mut self,
         file_name: &str,
         file: VerifiedFile,
-        rename: &dyn Fn(&str) -> Result<String, CheckpointError>,
+        rename: &dyn Fn(&str) -> Result<Option<String>, CheckpointError>,
     ) -> Result<(), CheckpointError> {
         let malformed = |why: String| CheckpointError::Malformed { file: file_name.into(), why };
         let (header, data_start) = read_header(file_name, &file)?;
         let mut tensors = Vec::new();
         for (name, raw) in header.0 {
-            let name = rename(&name)?;
-            let info = raw.check(&name, data_start, file.size()).map_err(&malformed)?;
+            let renamed = rename(&name)?;
+            let shown = renamed.as_deref().unwrap_or(&name);
+            let info = raw.check(shown, data_start, file.size()).map_err(&malformed)?;
+            let Some(name) = renamed else { continue };
             if self.by_name.insert(name, self.tensors.len()).is_some() {
                 return Err(malformed(format!("tensor `{}` is there twice", info.name)));
             }

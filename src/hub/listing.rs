@@ -168,6 +168,7 @@ mod tests {
             (one(r#"{"rfilename":"config.json","size":1}"#), "no digest"),
             (one(r#"{"rfilename":"config.json","size":1,"blobId":"00"}"#), "no digest"),
             (one(&format!(r#"{{"rfilename":"m","size":1,"lfs":{{"sha256":"{sha256}","size":2}}}}"#)), "two sizes"),
+            (one(&vec![r#"{"rfilename":"a/b"}"#; REMOTE_FILES_MAX + 1].join(",")), "more than 10000 files"),
         ] {
             let error = Listing::parse(text.as_bytes()).expect_err("it is wrong");
             assert!(error.contains(expected), "{error}\n{expected}");

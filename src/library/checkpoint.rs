@@ -32,6 +32,12 @@ impl Config {
         self.0["model_type"].as_str().unwrap_or_default()
     }
 
+    /// What is lost of the model here, in words.
+    pub(super) fn loss(&self) -> &'static str {
+        let is_seeing = self.0.get("text_config").is_some_and(Json::is_object);
+        if is_seeing { "only its text part is used: it can't see pictures" } else { "none" }
+    }
+
     /// A key of the model or, where it also sees or hears, of its text part.
     fn number(&self, key: &str) -> Option<u64> {
         self.0.get(key).or_else(|| self.0.get("text_config")?.get(key))?.as_u64()
@@ -128,12 +134,12 @@ mod tests {
                 "quantization": {"bits": 4, "group_size": 64, "b": {"bits": 4, "group_size": 32, "mode": "mxfp4"}}}"#,
         )
         .expect("it is right");
-        assert_eq!((config.model_type(), config.context()), ("llama", Some(99)));
+        assert_eq!((config.model_type(), config.context(), config.loss()), ("llama", Some(99), "none"));
         assert_eq!(config.quantisation(&tensors), "4-bit affine in groups of 64 and 4-bit mxfp4 in groups of 32");
         assert_eq!(config.parameters(&tensors), 4 * 64 + 8 * 32 + 7);
         let config = Config::parse(br#"{"model_type": "x", "text_config": {"max_position_embeddings": 5}}"#);
         let config = config.expect("it is right");
-        assert_eq!(config.context(), Some(5));
+        assert_eq!((config.context(), config.loss()), (Some(5), "only its text part is used: it can't see pictures"));
         assert_eq!(config.quantisation(&tensors[5..]), "none (bf16)");
         for (text, expected) in [("", "EOF"), ("[]", "no `model_type`"), ("{\"model_type\": 5}", "no `model_type`")] {
             assert!(Config::parse(text.as_bytes()).expect_err("it is wrong").contains(expected), "{text}");

@@ -284,6 +284,7 @@ fn select(repo: &str, files: Vec<RemoteFile>) -> Result<Vec<RemoteFile>, Library
         Some(file) => return Err(refused(&format!("its `{}` has {} bytes", file.path, file.size))),
         None => {}
     }
+    super::shard_names::check(chosen.iter().map(|file| file.path.as_str())).map_err(|what| refused(&what))?;
     let mut names: Vec<String> = chosen.iter().map(|file| file.path.to_ascii_lowercase()).collect();
     names.sort_unstable();
     match names.windows(2).find(|pair| pair[0] == pair[1]) {

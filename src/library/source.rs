@@ -258,7 +258,7 @@ fn prepare_files(
         quantisation: Some(config.quantisation(&tensors)),
         parameters: Some(config.parameters(&tensors)),
         context: config.context(),
-        loss: own_or.loss.or(Some("none".into())),
+        loss: own_or.loss.or(Some(config.loss().into())),
         files: Vec::new(),
         ..own_or
     };
@@ -304,6 +304,9 @@ fn select_files(
     let mut small = Vec::new();
     let mut weights = Vec::new();
     let mut others = Vec::new();
+    if only.is_none() {
+        super::shard_names::check(names.iter().map(String::as_str)).map_err(refused)?;
+    }
     for name in names.iter().filter(|name| check_below(name).is_ok() && *name != DESCRIPTION_NAME) {
         let is_listed = listed.contains(name.as_str()) && !is_pickle(name);
         if name.ends_with(".safetensors") {

@@ -10,6 +10,7 @@ use tilekit::engine::checkpoint::adapter::AdapterConfig;
 use tilekit::engine::models::ModelConfig;
 use tilekit::engine::template::{ChatTemplate, Rendering};
 use tilekit::engine::tokenizer::Tokenizer;
+use tilekit::hub::Listing;
 use tilekit::peer::link::{Channel, join, kind, parse_card, read_frame, read_keys, receive};
 use tilekit::peer::{LinkCode, PeerError, Ticket};
 use tilekit::store::{Access, Store};
@@ -90,6 +91,11 @@ fn configurations() {
 #[test]
 fn adapter_configurations() {
     replay("adapter_config", 19, &|bytes| AdapterConfig::parse(bytes).map(drop).map_err(|error| error.to_string()));
+}
+
+#[test]
+fn hub_listings() {
+    replay("hub_listing", 26, &|bytes| Listing::parse(bytes).map(drop));
 }
 
 #[test]

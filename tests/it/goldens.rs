@@ -129,6 +129,66 @@ fn tiny_models_compute_what_mlx_lm_computes() {
     }
 }
 
+/// A checkpoint of a Gemma 3 that sees, made of the text model in `folder`: names begin as in `names`, `more` are its others.
+fn seeing(folder: &Path, names: [&str; 2], more: &[&str]) -> PathBuf {
+    let seeing = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("seeing-{}{}", names[0], more.len()));
+    std::fs::create_dir_all(&seeing).expect("target can be written");
+    let mut text = read(&folder.join("config.json"));
+    let mut config = serde_json::json!({ "model_type": "gemma3", "vision_config": { "model_type": "siglip" } });
+    for name in ["quantization", "quantization_config"] {
+        config[name] = text.as_object_mut().expect("an object").remove(name).expect("it is quantised");
+    }
+    config["text_config"] = text;
+    std::fs::write(seeing.join("config.json"), config.to_string()).expect("target can be written");
+
+    let file = std::fs::read(folder.join("model.safetensors")).expect("it is in the tree");
+    let header_len = u64::from_le_bytes(file[..8].try_into().expect("eight bytes")) as usize;
+    let (header, data) = file[8..].split_at(header_len);
+    let header: serde_json::Map<String, Value> = serde_json::from_slice(header).expect("it is JSON");
+    let mut header: serde_json::Map<String, Value> = header
+        .into_iter()
+        .map(|(name, value)| {
+            (name.strip_prefix(names[1]).map_or(name.clone(), |rest| format!("{}{rest}", names[0])), value)
+        })
+        .collect();
+    for (idx, name) in more.iter().enumerate() {
+        let from = data.len() + idx * 8;
+        header.insert(
+            (*name).into(),
+            serde_json::json!({ "dtype": "F32", "shape": [2], "data_offsets": [from, from + 8] }),
+        );
+    }
+    let header = Value::Object(header).to_string();
+    let tail = vec![0xff; more.len() * 8];
+    let file = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), data, &tail].concat();
+    std::fs::write(seeing.join("model.safetensors"), file).expect("target can be written");
+    seeing
+}
+
+#[test]
+fn the_text_part_of_a_model_that_sees_is_the_text_model() {
+    let text = vectors().join("tiny/gemma3_text/q4-g32");
+    let golden = read(&text.join("golden.json"));
+    let published =
+        ["vision_tower.vision_model.post_layernorm.weight", "multi_modal_projector.mm_soft_emb_norm.weight"];
+    let renamed = ["model.vision_tower.vision_model.post_layernorm.weight"];
+    let options = cpu(Activations::Float32, true);
+    for (names, more) in
+        [(["language_model.model.", "model."], &published[..]), (["model.language_model.", "model."], &renamed[..])]
+    {
+        check_against(&golden, &seeing(&text, names, more), &options, FLOAT32_TOLERANCE);
+    }
+    // Only what is known to be for pictures is left out.
+    let strange = seeing(
+        &text,
+        ["language_model.model.", "model."],
+        &["audio_tower.a.weight", "vision_tower.b", "vision_tower.c"],
+    );
+    let loaded = Model::load(&VerifiedFolder::unlisted(&strange), &options, &mut |_| ControlFlow::Continue(()));
+    let error = loaded.map(drop).expect_err("it hears too");
+    assert_eq!(error.to_string(), "tensor `audio_tower.a.weight`: this architecture has no such part");
+}
+
 /// Drafts are verified several at once: that must not change a single bit.
 fn check_exact(golden: &Value, folder: &Path, options: &LoadOptions) {
     let prompt = tokens(&golden["prompt"]);

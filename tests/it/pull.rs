@@ -175,6 +175,15 @@ fn refusals_and_lies_are_told_apart() {
     let sibling = json!({"rfilename": "tokenizer/../../evil.json", "size": 1, "blobId": COMMIT});
     let hostile = Mirror::serving(BTreeMap::new(), json!({"sha": COMMIT, "siblings": [sibling]}));
     refused(&bundle.unlocked(&pull(&hostile, &["--allow-network"])), 1, "leads out of the model's folder");
+    let files = ["config.json", "tokenizer.json", "model.safetensors", "model-00001-of-00001.safetensors"];
+    let siblings = files.map(|name| json!({"rfilename": name, "size": 1, "blobId": COMMIT}));
+    let twice = Mirror::serving(BTreeMap::new(), json!({"sha": COMMIT, "siblings": siblings}));
+    // It serves no file, so that fetching one would fail otherwise.
+    refused(
+        &bundle.unlocked(&pull(&twice, &["--allow-network"])),
+        1,
+        "its weights twice: `model.safetensors` and 1 shards",
+    );
 }
 
 #[test]

@@ -4,9 +4,11 @@
 //! (`adapter_model.safetensors`, `adapter_config.json` with a `peft_type`). Which layers and parts an adapter changes is told
 //! by its tensors alone; they must fit the model, or the adapter is refused before any weight is read.
 
+use std::borrow::Cow;
+
 use serde_json::{Map, Value};
 
-use super::{Checkpoint, CheckpointError, TensorInfo};
+use super::{Checkpoint, CheckpointError, TensorInfo, text_part};
 use crate::digest::Sha256Digest;
 use crate::hint::Hint;
 use crate::verified::{IntegrityError, VerifiedFile, VerifiedFolder};
@@ -282,7 +284,16 @@ impl Checkpoint {
         let file_name = files.weights_name(&config);
         let file = files.open(file_name)?;
         let first = self.tensors.len();
-        let canonical = |name: &str| Ok(config.layout.canonical(name)?);
+        let has_other_parts = self.config.has_other_parts;
+        let canonical = |name: &str| {
+            let canonical = config.layout.canonical(name)?;
+            if !has_other_parts {
+                return Ok(Some(canonical));
+            }
+            let why = "it changes a part of the model that isn't used: only its text part is".into();
+            let in_text = text_part::text_name(&canonical).map(Cow::into_owned);
+            in_text.map(Some).ok_or(AdapterError::Misfit { name: name.into(), why }.into())
+        };
         self.add_shard(file_name, file, &canonical).map_err(|error| match error {
             CheckpointError::Malformed { file, why } => AdapterError::Malformed { file, why }.into(),
             error => error,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-use super::CheckpointError;
+use super::{CheckpointError, text_part};
 
 /// The largest value of any dimension in a configuration.
 const DIMENSION_MAX: u64 = 1 << 20;
@@ -110,7 +110,9 @@ pub struct GptOssConfig {
 #[derive(Clone, Debug)]
 pub struct ModelConfig {
     /// The architecture.
-    pub model_type: String,
+    pub model_type: ModelType,
+    /// Whether the checkpoint has other parts than the text model, which are not used.
+    pub has_other_parts: bool,
     /// The width of a token's state.
     pub hidden_size: usize,
     /// How many layers.
@@ -146,24 +148,52 @@ pub struct ModelConfig {
     pub particular: Particular,
 }
 
-impl ModelConfig {
-    /// The architectures that are known here.
-    pub const KNOWN: [&'static str; 5] = ["llama", "qwen2", "qwen3", "gemma3_text", "gpt_oss"];
+/// The architectures that are known here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ModelType {
+    /// Llama, and what is built as it.
+    Llama,
+    /// Qwen 2 and 2.5.
+    Qwen2,
+    /// Qwen 3.
+    Qwen3,
+    /// The text part of Gemma 3.
+    Gemma3Text,
+    /// gpt-oss.
+    GptOss,
+}
 
+impl ModelType {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Llama, Self::Qwen2, Self::Qwen3, Self::Gemma3Text, Self::GptOss];
+
+    /// Its name in `config.json`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Llama => "llama",
+            Self::Qwen2 => "qwen2",
+            Self::Qwen3 => "qwen3",
+            Self::Gemma3Text => "gemma3_text",
+            Self::GptOss => "gpt_oss",
+        }
+    }
+}
+
+impl ModelConfig {
     /// Parses and checks a `config.json`.
     ///
     /// # Errors
     /// It isn't JSON, lacks a value or has one that is out of range; its architecture is unknown.
     pub fn parse(bytes: &[u8]) -> Result<Self, CheckpointError> {
         let mut json: Map<String, Value> = serde_json::from_slice(bytes).map_err(|e| malformed(e.to_string()))?;
+        let has_other_parts = text_part::unwrap(&mut json)?;
         spread_rope_parameters(&mut json)?;
         let reader = Reader(&json);
         let model_type = json.get("model_type").and_then(Value::as_str);
-        let model_type = model_type.ok_or_else(|| malformed("it has no `model_type`"))?.to_owned();
-        if !Self::KNOWN.contains(&model_type.as_str()) {
-            return Err(CheckpointError::UnknownArchitecture { model_type });
-        }
-        let is_gemma = model_type == "gemma3_text";
+        let name = model_type.ok_or_else(|| malformed("it has no `model_type`"))?;
+        let model_type = ModelType::ALL.into_iter().find(|known| known.name() == name);
+        let model_type = model_type.ok_or_else(|| CheckpointError::UnknownArchitecture { model_type: name.into() })?;
+        let is_gemma = model_type == ModelType::Gemma3Text;
         let activation = json.get("hidden_activation").or_else(|| json.get("hidden_act")).and_then(Value::as_str);
         let known: &[&str] = if is_gemma { &["gelu_pytorch_tanh"] } else { &["silu", "swish"] };
         if let Some(activation) = activation.filter(|activation| !known.contains(activation)) {
@@ -178,16 +208,17 @@ impl ModelConfig {
         }
         let (quantisation, overrides) = reader.quantisation()?;
         let layers = reader.size("num_hidden_layers", LAYERS_MAX)?;
-        let particular = match model_type.as_str() {
-            "gemma3_text" => Particular::Gemma3(reader.gemma3()?),
-            "gpt_oss" => Particular::GptOss(reader.gpt_oss(layers)?),
+        let particular = match model_type {
+            ModelType::Gemma3Text => Particular::Gemma3(reader.gemma3()?),
+            ModelType::GptOss => Particular::GptOss(reader.gpt_oss(layers)?),
             _ if reader.0.get("use_sliding_window").and_then(Value::as_bool) == Some(true) => {
-                return Err(CheckpointError::Unsupported { what: format!("a sliding window of `{model_type}`") });
+                return Err(CheckpointError::Unsupported { what: format!("a sliding window of `{name}`") });
             }
             _ => Particular::Dense,
         };
         Ok(Self {
             model_type,
+            has_other_parts,
             hidden_size,
             layers,
             particular,
@@ -253,7 +284,7 @@ fn spread_rope_parameters(json: &mut Map<String, Value>) -> Result<(), Checkpoin
     Ok(())
 }
 
-fn malformed(why: impl Into<String>) -> CheckpointError {
+pub(super) fn malformed(why: impl Into<String>) -> CheckpointError {
     CheckpointError::Malformed { file: "config.json".into(), why: why.into() }
 }
 

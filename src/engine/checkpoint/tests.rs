@@ -153,7 +153,19 @@ fn damaged_configurations_say_what_is_wrong() {
         (format!("{{\"a\":{}", "[".repeat(100_000)), invalid("recursion limit exceeded at line 1 column 132")),
         (
             with("model_type", "mamba".into()),
-            format!("the architecture `mamba` isn't supported (supported: {})", ModelConfig::KNOWN.join(", ")),
+            format!(
+                "the architecture `mamba` isn't supported (supported: {})",
+                ModelType::ALL.map(ModelType::name).join(", ")
+            ),
+        ),
+        (with("model_type", "gemma3".into()), invalid("it has no object `text_config`")),
+        (
+            json!({ "model_type": "gemma3", "text_config": { "model_type": "t5" } }).to_string(),
+            needs("another text part than `gemma3_text`"),
+        ),
+        (
+            json!({ "model_type": "gemma3", "text_config": { "hidden_size": -1 } }).to_string(),
+            invalid("it has no whole number `hidden_size`"),
         ),
         (with("hidden_act", "relu".into()), needs("the activation `relu`")),
         (with("hidden_size", 0.into()), invalid("`hidden_size` is 0, not within 1 to 1048576")),

@@ -4,7 +4,7 @@ use super::gemma3::Gemma3;
 use super::gpt_oss::GptOss;
 use super::{llama, qwen2, qwen3};
 use crate::engine::backend::Backend;
-use crate::engine::checkpoint::{CheckpointError, ModelConfig};
+use crate::engine::checkpoint::{CheckpointError, ModelConfig, ModelType};
 
 /// A model's layers over a backend.
 pub(super) trait Architecture<B: Backend> {
@@ -34,12 +34,11 @@ pub(super) fn load<B: Backend + 'static>(
     config: &ModelConfig,
     weights: &mut B::Weights,
 ) -> Result<Box<dyn Architecture<B>>, CheckpointError> {
-    Ok(match config.model_type.as_str() {
-        "llama" => Box::new(llama::new(backend, config, weights)?),
-        "qwen2" => Box::new(qwen2::new(backend, config, weights)?),
-        "qwen3" => Box::new(qwen3::new(backend, config, weights)?),
-        "gemma3_text" => Box::new(Gemma3::new(backend, config, weights)?),
-        "gpt_oss" => Box::new(GptOss::new(backend, config, weights)?),
-        other => return Err(CheckpointError::UnknownArchitecture { model_type: other.into() }),
+    Ok(match config.model_type {
+        ModelType::Llama => Box::new(llama::new(backend, config, weights)?),
+        ModelType::Qwen2 => Box::new(qwen2::new(backend, config, weights)?),
+        ModelType::Qwen3 => Box::new(qwen3::new(backend, config, weights)?),
+        ModelType::Gemma3Text => Box::new(Gemma3::new(backend, config, weights)?),
+        ModelType::GptOss => Box::new(GptOss::new(backend, config, weights)?),
     })
 }

@@ -52,7 +52,7 @@ impl<B: Backend> Gemma3<B> {
     /// A weight is missing or has another shape than `config` asks for.
     pub(super) fn new(backend: &B, config: &ModelConfig, weights: &mut B::Weights) -> Result<Self, CheckpointError> {
         let Particular::Gemma3(own) = &config.particular else {
-            return Err(CheckpointError::UnknownArchitecture { model_type: config.model_type.clone() });
+            return Err(CheckpointError::UnknownArchitecture { model_type: config.model_type.name().into() });
         };
         let hidden = config.hidden_size;
         let mut layers = Vec::new();

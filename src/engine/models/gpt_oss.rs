@@ -45,7 +45,7 @@ impl<B: Backend> GptOss<B> {
     /// A weight is missing or has another shape than `config` asks for.
     pub(super) fn new(backend: &B, config: &ModelConfig, weights: &mut B::Weights) -> Result<Self, CheckpointError> {
         let Particular::GptOss(own) = &config.particular else {
-            return Err(CheckpointError::UnknownArchitecture { model_type: config.model_type.clone() });
+            return Err(CheckpointError::UnknownArchitecture { model_type: config.model_type.name().into() });
         };
         let mut layers = Vec::new();
         for layer in 0..config.layers {

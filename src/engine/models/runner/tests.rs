@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::*;
 use crate::engine::backend::mlx::Mlx;
+use crate::engine::checkpoint::ModelType;
 use crate::verified::VerifiedFolder;
 
 /// How far logits may be from mlx-lm's in bfloat16 on the same kernels: they are rounded to six decimals there.
@@ -50,7 +51,7 @@ fn half_precision_is_mlx_lms_half_precision() {
         let expected: Vec<f32> = serde_json::from_value(expected.clone()).expect("logits");
         let found = runner.backend.to_floats(logits).expect("it can be computed");
         let worst = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-        let is_gpt_oss = checkpoint.config().model_type == "gpt_oss";
+        let is_gpt_oss = checkpoint.config().model_type == ModelType::GptOss;
         assert!(worst < if is_gpt_oss { SAME_BUT_FOR_A_ROUNDING } else { SAME }, "{what}: {worst}");
         compared += 1;
     }
