@@ -360,6 +360,7 @@ fn no_half_copy_counts_as_a_bundle() {
             let _ = std::fs::remove_dir_all(stick.outside("").join(interrupted.file_name().expect("it has one")));
         },
     );
+    println!("of them the file system lost {} folders", lost.get());
     assert!(lost.get() * 10 <= rounds("COPY", 4), "the file system lost {} folders", lost.get());
 }
 

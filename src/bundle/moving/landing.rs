@@ -181,15 +181,19 @@ fn before(folder: &Path, sealed: &Sealed, rules: Rules) -> Result<(Option<Manife
         Some(Kind::Folder | Kind::Other) => {}
     }
     let names = disk::list(folder).map_err(|error| unreadable(folder, error))?;
-    if disk::kind(&folder.join(MANIFEST_NAME))?.is_some() {
+    let list = folder.join(MANIFEST_NAME);
+    let begun = disk::read(&folder.join(BEGUN_NAME), MANIFEST_BYTES_MAX);
+    let is_begun = begun.as_ref().is_ok_and(|begun| *begun == sealed.manifest_bytes);
+    // Power that goes while the list gets its name leaves both names on exFAT, and nothing behind the new one.
+    let is_half_named = is_begun && disk::kind(&list)? == Some(Kind::File) && disk::size(&list)? == Some(0);
+    if disk::kind(&list)?.is_some() && !is_half_named {
         if !rules.replace {
             return Err(MoveError::IsBundle { folder: folder.into() });
         }
         let found = Bundle::<Found>::find(Some(folder), folder)?;
         return Ok((Some(replaceable(&found, sealed, rules)?), false));
     }
-    let begun = disk::read(&folder.join(BEGUN_NAME), MANIFEST_BYTES_MAX);
-    if begun.as_ref().is_ok_and(|begun| *begun == sealed.manifest_bytes) {
+    if is_begun {
         return Ok((None, true));
     }
     let is_only_begun = names.iter().all(|name| name == BEGUN_NAME);

@@ -320,6 +320,13 @@ fn data_of_a_cut_copy_is_replaced_and_data_that_was_opened_is_not() {
     fs::write(new("data/key.a"), "torn").expect("it can be written");
     go().expect("it goes on");
     assert_eq!(fs::read(new("data/key.a")).expect("it is there"), b"slot a");
+    // As one leaves it in the middle of the last: both names, one of them empty.
+    cut();
+    fs::write(new("MANIFEST.toml"), "").expect("it can be written");
+    assert!(matches!(go(), Err(MoveError::HasData { .. })));
+    fs::write(new("data/copy.partial"), "").expect("it can be written");
+    go().expect("it goes on");
+    assert!(!new("MANIFEST.toml.partial").exists());
     // Somebody used it since.
     cut();
     fs::write(new("data/copy.partial"), "").expect("it can be written");

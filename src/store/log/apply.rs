@@ -23,6 +23,8 @@ use crate::transcript::{FinishReason, StoredMessage};
 struct Change<'a> {
     said: Vec<(u64, &'a StoredMessage)>,
     removed: Vec<MessageId>,
+    /// Whether its title or its beginning is told.
+    is_described: bool,
 }
 
 /// Brings operations, which are stored already, into the tables.
@@ -34,6 +36,7 @@ pub(in crate::store) fn apply(connection: &Connection, bodies: &[Body]) -> Resul
         match (body, change) {
             (Body::Message { place, message, .. }, Some(change)) => change.said.push((*place, message)),
             (Body::Removed { messages, .. }, Some(change)) => change.removed.extend(messages),
+            (Body::Session { .. } | Body::Title { .. }, Some(change)) => change.is_described = true,
             (Body::Deleted { session }, _) => set_gone(connection, session.0)?,
             (Body::Nickname { .. } | Body::Link { .. } | Body::Unlink { .. }, _) => is_about_members = true,
             _ => {}
@@ -71,8 +74,20 @@ fn apply_to(connection: &Connection, session: SessionId, change: Change<'_>) -> 
             insert(connection, seq, session, place, &message)?;
         }
     }
+    // Only adding is told by what is added: else all messages of a session would be looked at for each.
+    let mut is_only_added = !is_new && !change.is_described && change.removed.is_empty();
+    let mut latest = i64::MIN;
     for (place, message) in change.said {
-        insert(connection, seq, session, place, message)?;
+        match insert(connection, seq, session, place, message)? {
+            Inserted::Added => latest = latest.max(message.created_at.as_ms()),
+            Inserted::Gone => {}
+            Inserted::Settled => is_only_added = false,
+        }
+    }
+    if is_only_added {
+        let sql = "UPDATE session SET updated_at = max(updated_at, ?2) WHERE seq = ?1";
+        connection.prepare_cached(sql)?.execute(params![seq, latest])?;
+        return Ok(());
     }
     let emptied = "DELETE FROM session WHERE seq = ?1 AND NOT EXISTS (SELECT 1 FROM message WHERE session = ?1)";
     if connection.prepare_cached(emptied)?.execute([seq])? == 0 {
@@ -160,6 +175,16 @@ fn describe(connection: &Connection, seq: i64, session: SessionId) -> Result<(),
     Ok(())
 }
 
+/// What became of a message.
+enum Inserted {
+    /// It is in its session now.
+    Added,
+    /// It was deleted before.
+    Gone,
+    /// One of its name was there, and it was decided between them.
+    Settled,
+}
+
 /// Puts a message into its session, unless it is gone, or another of its name counts.
 fn insert(
     connection: &Connection,
@@ -167,9 +192,9 @@ fn insert(
     session: SessionId,
     place: u64,
     message: &StoredMessage,
-) -> Result<(), Trouble> {
+) -> Result<Inserted, Trouble> {
     if is_gone(connection, message.id.0)? {
-        return forget_message(connection, session, message.id);
+        return forget_message(connection, session, message.id).map(|()| Inserted::Gone);
     }
     let count_of = |tokens: Option<u64>| tokens.map(|tokens| i64::try_from(tokens).unwrap_or(i64::MAX));
     let sql = format!(
@@ -190,9 +215,9 @@ fn insert(
         count_of(message.usage.map(|usage| usage.output_tokens)),
     ])?;
     if inserted == 0 {
-        return settle(connection, seq, session, place, message);
+        return settle(connection, seq, session, place, message).map(|()| Inserted::Settled);
     }
-    Ok(())
+    Ok(Inserted::Added)
 }
 
 /// Decides between two messages of one name: the one whose body is smaller stays.
