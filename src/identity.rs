@@ -257,8 +257,15 @@ impl KeyStore for MemoryKeyStore {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// The same keys once more.
+    pub(crate) fn same(identity: &Identity) -> Identity {
+        let (store, passphrase) = (MemoryKeyStore::new(), || Passphrase::new("for a copy".into()).expect("it is one"));
+        store.create(identity, &passphrase(), None).expect("memory takes it");
+        store.unlock(&passphrase()).expect("it is right")
+    }
 
     fn identity() -> Identity {
         let keys = [1, 2, 3].map(|byte| SecretBox::new(Box::new([byte; 32])));

@@ -35,6 +35,7 @@ pub mod prefix_cache;
 // ── floor 3 · services
 pub mod chat;
 pub mod peer;
+pub mod sync;
 
 #[cfg(test)]
 mod test_folder;

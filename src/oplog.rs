@@ -17,7 +17,7 @@ pub mod run;
 pub mod vector;
 
 pub use body::{Body, BodyError, Unlinked};
-pub use run::{Run, RunError, RunOp};
+pub use run::{CheckedRun, Run, RunError, RunOp};
 pub use vector::{Head, Vector, VectorError};
 
 /// The most operations of one log. At a message a second that is more than a hundred years.

@@ -10,7 +10,7 @@ use crate::time::Clock;
 mod code;
 mod endpoint;
 mod error;
-mod lan;
+pub(crate) mod lan;
 mod linked;
 pub mod link;
 pub mod mesh;
@@ -20,7 +20,7 @@ mod ticket;
 pub use code::{CODE_SYMBOLS, CODE_TEXT_BYTES_MAX, LinkCode, NAMEPLATE_SYMBOLS};
 pub use endpoint::{CONNECT_TIMEOUT, Endpoint, FORBIDDEN, Gate, LINK_ALPN, Network};
 pub use error::{PeerError, Refusal};
-pub use linked::{LINKED_MAX, LinkedDrive, LinkedDrives, keep, mesh_keys};
+pub use linked::{LINKED_MAX, LinkedDrive, LinkedDrives, keep, keep_mesh_keys, mesh_keys, rename, unlink};
 pub use pairing::{Approver, CODE_LIFETIME, FAILURES_MAX, HANDSHAKES_MAX, Keep, Myself, Target, join, listen};
 pub use ticket::{RELAY_BYTES_MAX, TICKET_ADDRESSES_MAX, TICKET_TEXT_BYTES_MAX, Ticket};
 

@@ -31,14 +31,14 @@ mod rekey;
 pub use backup::{BACKUPS_KEPT, BackupFile, backups};
 pub use error::{NamedSession, StoreError};
 pub use lineage::{Lineage, Run, Separation};
-pub use log::{Import, Refusal};
+pub use log::{Import, Lacking, Refusal};
 pub use opening::{Access, Along, Opening, Step};
 pub use peers::{PEERS_MAX, Peer};
 pub use recovery::{Recovery, Source};
 pub use salvage::{Missing, Salvage};
 pub use search::{QUERY_BYTES_MAX, SearchHit};
 pub use sessions::SessionSummary;
-pub use settings::{HISTORY_LINE_BYTES_MAX, HISTORY_LINES_MAX, SETTING_BYTES_MAX, SETTING_KEY_BYTES_MAX};
+pub use settings::{HISTORY_LINE_BYTES_MAX, HISTORY_LINES_MAX, NICKNAME, SETTING_BYTES_MAX, SETTING_KEY_BYTES_MAX};
 pub use turns::{NewMessage, TURN_MESSAGES_MAX};
 
 use error::Trouble;

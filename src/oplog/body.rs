@@ -11,7 +11,7 @@ use crate::transcript::{
 };
 
 /// The longest nickname, in bytes.
-pub const NICKNAME_BYTES_MAX: usize = 64;
+pub const NICKNAME_BYTES_MAX: usize = 256;
 /// The most epochs of one device that an entry about it names.
 pub const EPOCHS_MAX: usize = 1_000;
 /// The longest change of a memory document in one operation, in bytes.
@@ -153,12 +153,15 @@ const ROLES: [Role; 3] = [Role::System, Role::User, Role::Assistant];
 const REASONS: [FinishReason; 3] = [FinishReason::Stop, FinishReason::Length, FinishReason::Cancelled];
 
 impl Body {
+    /// The kind of messages.
+    pub const MESSAGE_KIND: u8 = 2;
+
     /// The number of its kind, as operations commit to it.
     pub const fn kind(&self) -> u8 {
         match self {
             Self::Session { .. } => 0,
             Self::Title { .. } => 1,
-            Self::Message { .. } => 2,
+            Self::Message { .. } => Self::MESSAGE_KIND,
             Self::Removed { .. } => 3,
             Self::Deleted { .. } => 4,
             Self::Nickname { .. } => 5,

@@ -203,6 +203,34 @@ impl Run {
     }
 }
 
+/// A run that was checked, and what its operations say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckedRun {
+    run: Run,
+    bodies: Vec<Option<Body>>,
+}
+
+impl CheckedRun {
+    /// Checks a run as [`Run::check`] does.
+    ///
+    /// # Errors
+    /// [`RunError`].
+    pub fn new(run: Run, now: Timestamp) -> Result<Self, RunError> {
+        let bodies = run.check(now)?;
+        Ok(Self { run, bodies })
+    }
+
+    /// The run.
+    pub const fn run(&self) -> &Run {
+        &self.run
+    }
+
+    /// What each of its operations says; nothing where the body was deleted.
+    pub fn bodies(&self) -> &[Option<Body>] {
+        &self.bodies
+    }
+}
+
 impl RunOp {
     fn check(&self) -> Result<Option<Body>, RunError> {
         let Some((salt, bytes)) = &self.body else { return Ok(None) };

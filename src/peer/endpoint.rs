@@ -69,6 +69,17 @@ impl Gate {
         }
     }
 
+    /// Lets `dids` pass from now on, and nobody else.
+    pub fn set(&self, dids: &[Did]) {
+        let closed: Vec<[u8; 32]> = {
+            let linked = self.linked();
+            let stays = |key: &&[u8; 32]| dids.iter().any(|did| did.public_key() == *key);
+            linked.peers.keys().filter(|key| !stays(key)).copied().collect()
+        };
+        closed.iter().filter_map(|key| Did::from_public_key(*key).ok()).for_each(|did| self.close_for(&did));
+        dids.iter().for_each(|did| self.open_for(did));
+    }
+
     /// Whether `did` may pass.
     pub fn is_open_for(&self, did: &Did) -> bool {
         self.linked().peers.contains_key(did.public_key())
@@ -125,7 +136,7 @@ pub struct Network {
 
 /// An endpoint of this drive.
 pub struct Endpoint {
-    pub(super) iroh: iroh::Endpoint,
+    pub(crate) iroh: iroh::Endpoint,
     network: Network,
     gate: Gate,
 }
@@ -187,7 +198,7 @@ impl Endpoint {
         &self.gate
     }
 
-    pub(super) const fn is_loopback_only(&self) -> bool {
+    pub(crate) const fn is_loopback_only(&self) -> bool {
         self.network.loopback_only
     }
 
@@ -197,14 +208,14 @@ impl Endpoint {
     }
 
     /// Where it may be reached: each address of this machine that another one can use, and the relay.
-    pub(super) fn address(&self) -> EndpointAddr {
+    pub(crate) fn address(&self) -> EndpointAddr {
         let ips = self.socket_addresses().into_iter().map(TransportAddr::Ip);
         let relay = self.network.relay.as_ref().and_then(|url| url.parse().ok()).map(TransportAddr::Relay);
         EndpointAddr::from_parts(self.iroh.id(), ips.chain(relay))
     }
 
     /// The port of its IPv4 socket.
-    pub(super) fn port(&self) -> Option<u16> {
+    pub(crate) fn port(&self) -> Option<u16> {
         self.iroh.bound_sockets().iter().find(|socket| socket.is_ipv4()).map(SocketAddr::port)
     }
 
@@ -218,7 +229,7 @@ impl Endpoint {
     }
 
     /// Connects within [`CONNECT_TIMEOUT`].
-    pub(super) async fn connect(&self, address: EndpointAddr, alpn: &[u8]) -> Result<Connection, PeerError> {
+    pub(crate) async fn connect(&self, address: EndpointAddr, alpn: &[u8]) -> Result<Connection, PeerError> {
         let connecting = timeout(CONNECT_TIMEOUT, self.iroh.connect(address, alpn));
         let no_answer = |_| PeerError::NoAnswer { what: "the other drive".into(), seconds: CONNECT_TIMEOUT.as_secs() };
         connecting.await.map_err(no_answer)?.map_err(|error| match &error {

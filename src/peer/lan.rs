@@ -24,14 +24,14 @@ const INTERFACES_MAX: usize = 32;
 
 /// Somebody announces itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Sighting {
-    pub(super) label: String,
-    pub(super) addresses: Vec<SocketAddr>,
+pub(crate) struct Sighting {
+    pub(crate) label: String,
+    pub(crate) addresses: Vec<SocketAddr>,
 }
 
 /// Announcing and looking; ends when dropped.
-pub(super) struct Lan {
-    pub(super) sightings: mpsc::Receiver<Sighting>,
+pub(crate) struct Lan {
+    pub(crate) sightings: mpsc::Receiver<Sighting>,
     _guards: Vec<DropGuard>,
 }
 
@@ -45,7 +45,7 @@ impl Lan {
 
 impl Lan {
     /// Looks for others, and announces `labels`, all at `port`. `None` on a machine that has no network but itself.
-    pub(super) fn start(labels: &[String], port: u16) -> Result<Option<Self>, PeerError> {
+    pub(crate) fn start(labels: &[String], port: u16) -> Result<Option<Self>, PeerError> {
         let interfaces = interfaces();
         if interfaces.is_empty() {
             return Ok(None);

@@ -25,6 +25,7 @@ use super::error::{PeerError, Refusal};
 use super::mesh::{MESH_KEYS_MAX, MeshKey};
 use crate::did::Did;
 use crate::identity::Identity;
+use crate::oplog::body::NICKNAME_BYTES_MAX;
 
 /// The version of the exchange.
 pub const LINK_VERSION: u8 = 1;
@@ -32,8 +33,6 @@ pub const LINK_VERSION: u8 = 1;
 pub const FRAME_BYTES_MAX: usize = 1_024;
 /// How long a frame may take to come.
 pub const FRAME_TIMEOUT: Duration = Duration::from_secs(5);
-/// The longest nickname, in bytes.
-pub const NICKNAME_BYTES_MAX: usize = 256;
 /// The label of the TLS exporter.
 pub(super) const EXPORTER_LABEL: &[u8] = b"EXPORTER-tiles-link-v1";
 

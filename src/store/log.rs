@@ -17,7 +17,7 @@ use crate::transcript::{MODEL_BYTES_MAX, TITLE_BYTES_MAX};
 pub(super) mod apply;
 mod runs;
 
-pub use runs::{Import, Refusal};
+pub use runs::{Import, Lacking, Refusal};
 
 /// A log's row.
 #[derive(Clone, Debug)]
@@ -30,9 +30,10 @@ struct LogRow {
     last_hlc: Hlc,
     sealed: u64,
     chain: Option<Sha256Digest>,
+    is_forked: bool,
 }
 
-const LOG_COLUMNS: &str = "seq, device, epoch, is_own, next, last_hlc, sealed, chain";
+const LOG_COLUMNS: &str = "seq, device, epoch, is_own, next, last_hlc, sealed, chain, forked_at IS NOT NULL";
 
 impl LogRow {
     fn read(found: &Row<'_>) -> Result<Self, Trouble> {
@@ -45,6 +46,7 @@ impl LogRow {
             last_hlc: hlc(found, 5)?,
             sealed: count(found, 6)?,
             chain: row::optional_key(found, 7)?.map(Sha256Digest),
+            is_forked: row::number(found, 8)? == 1,
         })
     }
 

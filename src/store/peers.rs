@@ -4,7 +4,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::error::{StoreError, Trouble};
 use super::log::apply::read_body;
-use super::{Store, log, row};
+use super::{Store, log, row, settings};
 use crate::did::Did;
 use crate::oplog::body::{BODY_BYTES_MAX, EPOCHS_MAX, NICKNAME_BYTES_MAX, is_nickname};
 use crate::oplog::{Body, Unlinked};
@@ -99,6 +99,21 @@ impl Store {
             }
             let known = log::known_of(connection, did, EPOCHS_MAX)?;
             log::record(connection, &[Body::Unlink { device: did, known }], now)
+        })
+    }
+
+    /// Calls this device's person something else: here, and on all linked devices once they learn of it.
+    ///
+    /// # Errors
+    /// As [`Store::link_peer`].
+    pub fn set_nickname(&self, nickname: &str, now: Timestamp) -> Result<(), StoreError> {
+        super::check_length("the nickname", nickname, NICKNAME_BYTES_MAX)?;
+        if !is_nickname(nickname) {
+            return Err(StoreError::BadName { what: "a nickname" });
+        }
+        self.write(|connection| {
+            settings::set(connection, settings::NICKNAME, nickname)?;
+            log::record(connection, &[Body::Nickname { nickname: nickname.into() }], now)
         })
     }
 

@@ -1,8 +1,8 @@
 //! Small values by name, and the lines typed at the prompt: the person's text, so it is kept encrypted.
 
-use rusqlite::{OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
-use super::error::StoreError;
+use super::error::{StoreError, Trouble};
 use super::{Store, check_length, row};
 
 /// The longest key of a setting, in bytes.
@@ -15,6 +15,24 @@ const SETTINGS_MAX: usize = 1000;
 pub const HISTORY_LINE_BYTES_MAX: usize = 64 << 10;
 /// How many lines of the prompt are remembered.
 pub const HISTORY_LINES_MAX: usize = 10_000;
+
+/// The setting that is what the person of this drive is called; see [`Store::set_nickname`].
+pub const NICKNAME: &str = "nickname";
+
+/// Sets `key`, which may be one, to `value`.
+pub(super) fn set(connection: &Connection, key: &str, value: &str) -> Result<(), Trouble> {
+    let (count, is_new): (i64, bool) = connection
+        .prepare_cached("SELECT count(*), NOT EXISTS (SELECT 1 FROM setting WHERE key = ?1) FROM setting")?
+        .query_row([key], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    if is_new && count >= SETTINGS_MAX as i64 {
+        let (what, unit) = ("the store", "settings");
+        return Err(StoreError::TooLarge { what, count: SETTINGS_MAX + 1, count_max: SETTINGS_MAX, unit }.into());
+    }
+    let sql = "INSERT INTO setting (key, value) VALUES (?1, ?2)
+        ON CONFLICT (key) DO UPDATE SET value = excluded.value";
+    connection.prepare_cached(sql)?.execute([key, value])?;
+    Ok(())
+}
 
 impl Store {
     /// The setting `key`, where it was set.
@@ -57,21 +75,7 @@ impl Store {
         if key.is_empty() || !key.bytes().all(is_key) {
             return Err(StoreError::BadName { what: "a setting's key" });
         }
-        self.write(|connection| {
-            let (count, is_new): (i64, bool) = connection
-                .prepare_cached("SELECT count(*), NOT EXISTS (SELECT 1 FROM setting WHERE key = ?1) FROM setting")?
-                .query_row([key], |row| Ok((row.get(0)?, row.get(1)?)))?;
-            if is_new && count >= SETTINGS_MAX as i64 {
-                let (what, unit) = ("the store", "settings");
-                return Err(
-                    StoreError::TooLarge { what, count: SETTINGS_MAX + 1, count_max: SETTINGS_MAX, unit }.into()
-                );
-            }
-            let sql = "INSERT INTO setting (key, value) VALUES (?1, ?2)
-                ON CONFLICT (key) DO UPDATE SET value = excluded.value";
-            connection.prepare_cached(sql)?.execute([key, value])?;
-            Ok(())
-        })
+        self.write(|connection| set(connection, key, value))
     }
 
     /// Removes the setting `key`; one that isn't set is fine.

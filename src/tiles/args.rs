@@ -8,11 +8,13 @@ mod bundle;
 pub(crate) mod data;
 pub(crate) mod key;
 pub(crate) mod link;
+pub(crate) mod sync;
 
 pub(crate) use bundle::{BundleCommand, Landing};
 use data::{DataCommand, DoctorArguments};
 use key::KeyCommand;
 use link::LinkCommand;
+use sync::SyncArguments;
 
 /// A private AI assistant that lives on a flash drive.
 ///
@@ -151,6 +153,12 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: LinkCommand,
     },
+    /// Exchange sessions with linked drives that are in the same network, until all have the same
+    #[command(
+        before_help = "Examples:\n  tiles sync            on both machines at once\n  tiles sync laptop     only with that \
+                       drive\n  tiles sync --watch    until Ctrl-C"
+    )]
+    Sync(SyncArguments),
     /// Say what is stored where, and what the operating system itself records
     #[command(before_help = "Example:\n  tiles privacy")]
     Privacy,

@@ -20,6 +20,7 @@ mod modelfile;
 mod privacy;
 pub(crate) mod run;
 mod session;
+mod sync;
 
 pub(crate) use model::size;
 pub(crate) use session::{hits_text as hits, list_text as session_list};
@@ -43,6 +44,7 @@ pub(crate) fn dispatch(app: &App, command: Option<Command>, arguments: RunArgume
         Some(Command::Doctor(arguments)) => doctor::run(app, &arguments),
         Some(Command::Data { command }) => data::run(app, command),
         Some(Command::Link { command }) => link::run(app, command),
+        Some(Command::Sync(arguments)) => sync::run(app, &arguments),
         Some(Command::Privacy) => privacy::run(app),
         Some(Command::Config { command }) => config::run(app, command),
         Some(Command::Completions { shell }) => {

@@ -86,6 +86,7 @@ fn code_of(error: &(dyn Error + 'static)) -> Code {
     use tilekit::library::{AddedError, LibraryError};
     use tilekit::peer::PeerError;
     use tilekit::store::StoreError;
+    use tilekit::sync::SyncError;
     use tilekit::verified::IntegrityError;
 
     if let Some(error) = error.downcast_ref::<ChatError>() {
@@ -187,6 +188,15 @@ fn code_of(error: &(dyn Error + 'static)) -> Code {
             PeerError::Interrupted => Code::Interrupted,
             PeerError::List => Code::Integrity,
             PeerError::Store(error) => code_of(error),
+            _ => Code::Failure,
+        };
+    }
+    if let Some(error) = error.downcast_ref::<SyncError>() {
+        return match error {
+            SyncError::NotLinked => Code::Peer,
+            SyncError::Interrupted => Code::Interrupted,
+            SyncError::Store(error) => code_of(error),
+            SyncError::Peer(error) => code_of(error),
             _ => Code::Failure,
         };
     }

@@ -24,8 +24,7 @@ const PASSPHRASE_BYTES_MAX: u64 = 4_096;
 const TRIES_MAX: usize = 3;
 /// How long a wrong passphrase takes, so that nobody tries them by hand quickly.
 const WRONG_DELAY: std::time::Duration = std::time::Duration::from_secs(1);
-/// The setting that holds what to call the person.
-pub(crate) const NICKNAME: &str = "nickname";
+pub(crate) use tilekit::store::NICKNAME;
 
 /// An unlocked bundle.
 pub(crate) struct Open {
@@ -124,7 +123,7 @@ impl App {
         if let (Some(nickname), Access::ReadWrite) = (&nickname, access)
             && store.setting(NICKNAME)?.is_none()
         {
-            store.set_setting(NICKNAME, nickname)?;
+            store.set_nickname(nickname, self.clock.now())?;
         }
         Ok(Open { identity, store, at_exit: self.at_exit(bundle), _lock: lock })
     }

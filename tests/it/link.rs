@@ -17,18 +17,18 @@ use crate::screen::Screen;
 const STEERING: &str = "Bob\u{1b}[31mred\u{1b}]0;owned\u{7}";
 
 /// The program's command with the passphrase, in a terminal.
-fn tiles(bundle: &TestBundle, arguments: &[&str]) -> Command {
+pub(crate) fn tiles(bundle: &TestBundle, arguments: &[&str]) -> Command {
     let mut command = bundle.command();
     command.args(arguments).args(["--passphrase-file", bundle.passphrase()]).env("TERM", "xterm-256color");
     command
 }
 
-fn start(machine: &Machine, bundle: &TestBundle, arguments: &[&str]) -> Screen {
+pub(crate) fn start(machine: &Machine, bundle: &TestBundle, arguments: &[&str]) -> Screen {
     Screen::start(&machine.command(&tiles(bundle, arguments)))
 }
 
 /// Starts a drive that waits, and gives the code that it shows.
-fn waiting(machine: &Machine, bundle: &TestBundle) -> (Screen, String) {
+pub(crate) fn waiting(machine: &Machine, bundle: &TestBundle) -> (Screen, String) {
     let mut screen = start(machine, bundle, &["link", "enable"]);
     screen.wait("Waiting until");
     let code = shown_code(&screen);
@@ -50,13 +50,13 @@ fn shown_ticket(screen: &Screen) -> String {
 }
 
 /// The digits on a screen.
-fn digits(screen: &Screen) -> String {
+pub(crate) fn digits(screen: &Screen) -> String {
     let text = screen.text();
     let (_, after) = text.rsplit_once("digits  ").expect("they are shown");
     after.lines().next().expect("they are shown").trim().to_owned()
 }
 
-fn did(bundle: &TestBundle) -> Did {
+pub(crate) fn did(bundle: &TestBundle) -> Did {
     bundle.json(&["account"])["did"].as_str().expect("a text").parse().expect("it is one")
 }
 
@@ -122,7 +122,7 @@ fn link_by_code(layout: Layout) {
 
 /// Whether a packet is one of those that linking sends: on the cable, ARP, or UDP within its network or to the groups of
 /// multicast.
-fn is_expected(packet: &[u8]) -> bool {
+pub(crate) fn is_expected(packet: &[u8]) -> bool {
     match packet.get(12..14) {
         Some([0x08, 0x06]) => true,
         Some([0x08, 0x00]) => {

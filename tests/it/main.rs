@@ -34,6 +34,7 @@ mod scripted;
 mod settings;
 mod stick;
 mod strangers;
+mod sync;
 mod tidy;
 mod tokenizer;
 mod untouched;

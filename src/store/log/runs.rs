@@ -11,7 +11,9 @@ use crate::message::SessionId;
 use crate::oplog::body::BODY_BYTES_MAX;
 use crate::oplog::run::{RUN_BYTES, RUN_OPS_MAX};
 use crate::oplog::vector::LOGS_MAX;
-use crate::oplog::{Body, Head, Hlc, LogId, OpHead, Run, RunError, RunOp, Vector, chain, chain_start, signed_text};
+use crate::oplog::{
+    Body, CheckedRun, Head, Hlc, LogId, OpHead, Run, RunError, RunOp, Vector, chain, chain_start, signed_text,
+};
 use crate::store::error::Trouble;
 use crate::store::{Store, StoreError, peers, random_id, row, sessions};
 use crate::time::Timestamp;
@@ -59,8 +61,21 @@ pub struct Import {
     pub ops: usize,
     /// How many of them were messages.
     pub messages: usize,
+    /// Whether they say which devices belong together.
+    pub has_devices: bool,
     /// Whether the own log had forked, and goes on under another epoch.
     pub has_new_epoch: bool,
+}
+
+/// A part of a log that another device lacks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lacking {
+    /// Which log.
+    pub log: LogId,
+    /// The number of the first operation that it lacks.
+    pub first: u64,
+    /// The number of the operation after the last.
+    pub end: u64,
 }
 
 /// An operation as it is read to be shared.
@@ -221,51 +236,88 @@ impl Store {
         })
     }
 
-    /// Takes over the operations of a run that are new here, all or none. `me` is this device.
+    /// Takes over the operations of each run that are new here, all of a run or none of it; all runs in one transaction. `me`
+    /// is this device.
     ///
-    /// Where the run shows that this device's own log was continued elsewhere, as by another copy of this drive, the own log
+    /// Where a run shows that this device's own log was continued elsewhere, as by another copy of this drive, the own log
     /// goes on under a new epoch, and what the other one said is taken over like that of any device.
     ///
     /// # Errors
-    /// What writing can meet; what is wrong with the run is a [`Refusal`], and changes nothing.
-    pub fn import_run(&self, run: &Run, me: Did, now: Timestamp) -> Result<Result<Import, Refusal>, StoreError> {
-        let bodies = match run.check(now) {
-            Ok(bodies) => bodies,
-            Err(error) => return Ok(Err(error.into())),
-        };
-        let taken = self.write(|connection| import(connection, run, &bodies, me, now))?;
+    /// What writing can meet; what is wrong with a run is a [`Refusal`], and changes nothing.
+    pub fn import_runs(
+        &self,
+        runs: &[CheckedRun],
+        me: Did,
+        now: Timestamp,
+    ) -> Result<Vec<Result<Import, Refusal>>, StoreError> {
+        let taken: Vec<_> = self.write(|connection| {
+            own_as(connection, me)?;
+            runs.iter().map(|run| import(connection, run, me, now)).collect()
+        })?;
         // What was taken back to nothing here was gone on with elsewhere.
         let on_drive = self.read(|connection| {
             let is_there = |id: &SessionId| sessions::find_seq(connection, *id).map(|seq| seq.map(|_| *id));
             self.pending.borrow().keys().filter_map(|id| is_there(id).transpose()).collect::<Result<Vec<_>, _>>()
         })?;
         self.pending.borrow_mut().retain(|id, _| !on_drive.contains(id));
-        if taken.is_ok() && bodies.iter().flatten().any(|body| matches!(body.kind(), 3 | 4)) {
+        let takes_back = |(run, taken): (&CheckedRun, &Result<Import, Refusal>)| {
+            taken.is_ok() && run.bodies().iter().flatten().any(|body| matches!(body.kind(), 3 | 4))
+        };
+        if runs.iter().zip(&taken).any(takes_back) {
             self.forget_old_pages()?;
         }
         Ok(taken)
     }
 
-    /// Compares with what another device has, where that is no longer than what is here: a log that goes another way there has
-    /// forked, and sending it would be in vain. Says which; where it is the own one, it goes on under a new epoch.
+    /// What another device says of logs that can't be so together with what is here: a log that is no longer there, and goes
+    /// another way. It may be lying, so this changes nothing: a run from the log's beginning, which its device signed, would
+    /// prove it. What was proved already isn't told again.
     ///
     /// # Errors
-    /// What writing can meet.
-    pub fn compare(&self, other: &Vector, now: Timestamp) -> Result<Vec<LogId>, StoreError> {
-        let forked = self.read(|connection| {
-            let mut forked = Vec::new();
-            for row in all_logs(connection)? {
+    /// What reading can meet.
+    pub fn disputed(&self, other: &Vector) -> Result<Vec<LogId>, StoreError> {
+        self.read(|connection| {
+            let mut disputed = Vec::new();
+            for row in all_logs(connection)?.into_iter().filter(|row| !row.is_forked) {
                 let Some((id, there)) = row.id().and_then(|id| Some((id, other.0.get(&id)?))) else { continue };
-                if there.next <= row.next && chain_before(connection, &row, &id, there.next)? != there.chain {
-                    forked.push(id);
+                if there.next <= row.sealed && chain_before(connection, &row, &id, there.next)? != there.chain {
+                    disputed.push(id);
                 }
             }
-            Ok(forked)
-        })?;
-        if !forked.is_empty() {
-            self.write(|connection| forked.iter().try_for_each(|log| set_forked(connection, log, now)))?;
-        }
-        Ok(forked)
+            Ok(disputed)
+        })
+    }
+
+    /// What a device with `theirs` lacks and may have, in the order in which it is to be sent: the own log first, as it says
+    /// whose the others are. A log in `from_start` is sent from its beginning, one in `unwanted` not at all.
+    ///
+    /// # Errors
+    /// What reading can meet.
+    pub fn lacking(
+        &self,
+        theirs: &Vector,
+        from_start: &[LogId],
+        unwanted: &[LogId],
+        me: Did,
+    ) -> Result<Vec<Lacking>, StoreError> {
+        self.read(|connection| {
+            let mut lacking = Vec::new();
+            for row in all_logs(connection)? {
+                let Some(log) = row.id().filter(|id| !unwanted.contains(id)) else { continue };
+                let end = match peers::find(connection, log.device)? {
+                    _ if log.device == me => row.sealed,
+                    Some(peer) if peer.is_linked() => row.sealed,
+                    // What an unlinked device said after that would be refused.
+                    Some(_) => row.sealed.min(peers::cut_of(connection, log.device, log.epoch)?),
+                    None => 0,
+                };
+                let first = if from_start.contains(&log) { 0 } else { theirs.next(&log) };
+                if first < end {
+                    lacking.push(Lacking { log, first, end });
+                }
+            }
+            Ok(lacking)
+        })
     }
 
     /// The logs that were found to be written in two ways.
@@ -331,15 +383,14 @@ fn seal(connection: &Connection, own: &LogRow, identity: &Identity) -> Result<()
 
 fn import(
     connection: &Connection,
-    run: &Run,
-    bodies: &[Option<Body>],
+    checked: &CheckedRun,
     me: Did,
     now: Timestamp,
 ) -> Result<Result<Import, Refusal>, Trouble> {
+    let (run, bodies) = (checked.run(), checked.bodies());
     if let Some(refusal) = refuse(connection, run, me)? {
         return Ok(Err(refusal));
     }
-    own_as(connection, me)?;
     let mut has_new_epoch = false;
     let mut row = match find_log(connection, &run.log)? {
         Some(row) => row,
@@ -375,6 +426,7 @@ fn import(
         insert_op(connection, row.seq, number, &op.head, body.as_ref(), kept)?;
         taken.ops += 1;
         taken.messages += usize::from(matches!(body, Some(Body::Message { .. })));
+        taken.has_devices |= matches!(body, Some(Body::Link { .. } | Body::Unlink { .. }));
         said.extend(body.clone());
     }
     if taken.ops > 0 {

@@ -4,8 +4,9 @@ use ed25519_dalek::{Signer as _, SigningKey};
 
 use super::*;
 use crate::did::Did;
-use crate::identity::{Identity, KeyStore as _, MemoryKeyStore, Passphrase};
-use crate::oplog::{Body, Hlc, LogId, OpHead, Run, RunError, RunOp, Vector, body_digest, chain_start, signed_text};
+use crate::identity::Identity;
+use crate::identity::tests::same;
+use crate::oplog::{Body, CheckedRun, Hlc, LogId, OpHead, Run, RunError, RunOp, body_digest, chain_start, signed_text};
 use crate::transcript::Transcript;
 
 /// A device: its keys, and its database in a folder of its own.
@@ -44,16 +45,19 @@ impl Device {
     }
 }
 
-/// What `to` lacks of what `from` has, in the order in which it is sent: the sender's own log first.
+/// What `to` lacks of what `from` has, as they say it to each other.
 fn lacking(from: &Device, to: &Device) -> Vec<Run> {
-    from.store.seal_log(&from.identity).expect("it can be signed");
-    let (has, wants) = (from.store.vector().expect("it can be read"), to.store.vector().expect("it can be read"));
-    let mut logs: Vec<LogId> = has.0.keys().copied().collect();
-    logs.sort_by_key(|log| log.device != from.did());
+    for device in [from, to] {
+        device.store.seal_log(&device.identity).expect("it can be signed");
+    }
+    let [has, wants] = [from, to].map(|device| device.store.vector().expect("it can be read"));
+    let (disputed, forked) = (to.store.disputed(&has), to.store.forked_logs());
+    let (from_start, unwanted) = (disputed.expect("it can be read"), forked.expect("it can be read"));
+    let parts = from.store.lacking(&wants, &from_start, &unwanted, from.did()).expect("it can be read");
     let mut runs = Vec::new();
-    for log in logs {
-        let mut first = wants.next(&log);
-        while let Some(run) = from.store.run_after(log, first).expect("it can be read") {
+    for Lacking { log, mut first, end } in parts {
+        while let Some(run) = from.store.run_after(log, first).expect("it can be read").filter(|run| run.next() <= end)
+        {
             first = run.next();
             runs.push(run);
         }
@@ -63,22 +67,14 @@ fn lacking(from: &Device, to: &Device) -> Vec<Run> {
 
 fn take(to: &Device, run: &Run) -> Result<Import, Refusal> {
     let read = Run::from_bytes(&run.to_bytes()).expect("it was written by us");
-    to.store.import_run(&read, to.did(), later(1_000)).expect("the drive is there")
+    let read = CheckedRun::new(read, later(1_000))?;
+    to.store.import_runs(&[read], to.did(), later(1_000)).expect("the drive is there").remove(0)
 }
 
 /// One exchange in one direction. Gives how many operations were new.
 fn send(from: &Device, to: &Device) -> usize {
-    from.store.seal_log(&from.identity).expect("it can be signed");
-    to.store.seal_log(&to.identity).expect("it can be signed");
-    for (one, other) in [(from, to), (to, from)] {
-        let vector = other.store.vector().expect("it can be read");
-        one.store.compare(&vector, NOW).expect("the drive is there");
-        one.store.seal_log(&one.identity).expect("it can be signed");
-    }
-    lacking(from, to)
-        .iter()
-        .map(|run| take(to, run).map_or(0, |taken| taken.ops + usize::from(taken.has_new_epoch)))
-        .sum()
+    let new = |run: &Run| take(to, run).map_or(0, |taken| taken.ops + usize::from(taken.has_new_epoch));
+    lacking(from, to).iter().map(new).sum()
 }
 
 /// Exchanges until nobody learns anything.
@@ -271,7 +267,7 @@ fn runs_that_do_not_fit_are_refused_and_change_nothing() {
     other.ops[3].body.as_mut().expect("it has one").1[4] ^= 1;
     // On the wire the digest of a body that is there isn't sent, so another body is another chain.
     assert_eq!(take(b, &other), Err(Refusal::Run(RunError::Signature)));
-    assert!(b.state().is_empty() && b.store.vector().expect("it can be read") == Vector::default());
+    assert!(b.state().is_empty() && b.store.vector().expect("it can be read").next(&runs[0].log) == 0);
     for run in &runs {
         take(b, run).expect("they fit in their order");
         assert_eq!(take(b, run).expect("again is fine").ops, 0);
@@ -288,13 +284,6 @@ fn copied(device: Device) -> (Device, Device) {
     let identity_again = same(&identity);
     let (first, second) = (opened(&folder), opened(&copy));
     (Device { identity, folder, store: first }, Device { identity: identity_again, folder: copy, store: second })
-}
-
-/// The same keys once more.
-fn same(identity: &Identity) -> Identity {
-    let (store, passphrase) = (MemoryKeyStore::new(), || Passphrase::new("for a copy".into()).expect("it is one"));
-    store.create(identity, &passphrase(), None).expect("memory takes it");
-    store.unlock(&passphrase()).expect("it is right")
 }
 
 #[test]

@@ -34,7 +34,7 @@ pub(crate) fn run(app: &App, command: Option<AccountCommand>) -> Result<(), Fail
         Some(AccountCommand::SetNickname { nickname }) => {
             check_nickname(&nickname)?;
             let open = app.unlock(&bundle, &OnboardingArguments::default())?;
-            open.store.set_setting(NICKNAME, &nickname)?;
+            open.store.set_nickname(&nickname, app.clock.now())?;
             app.terminal.say(&format!("You are {} now.", neutralise_line(&nickname)));
             show(app, &open)?;
             open.close()

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tilekit::bundle::{Bundle, Preferences, Verified};
 use tilekit::peer::link::{Card, Digits};
 use tilekit::peer::{
-    Approver, LinkedDrive, LinkedDrives, Myself, Network, PeerError, Target, Ticket, keep, link_drive, mesh_keys,
+    self, Approver, LinkedDrive, LinkedDrives, Myself, Network, PeerError, Target, Ticket, link_drive, mesh_keys,
 };
 use tilekit::store::StoreError;
 use tilekit::time::Timestamp;
@@ -55,7 +55,8 @@ fn enable(app: &App, bundle: &Bundle<Verified>, open: &Open, target: Option<Targ
     let myself = Myself { identity: &open.identity, nickname: &nickname, mesh_keys: mesh_keys(&open.store)? };
     let screen = Arc::new(Screen { terminal: Arc::clone(&app.terminal), interrupted: app.interrupt_flag() });
     let clock = &*app.clock;
-    let mut keep = |card: &Card, keys: &[_]| keep(&open.store, card, keys, clock.now());
+    let me = open.identity.did();
+    let mut keep = |card: &Card, keys: &[_]| peer::keep(&open.store, me, card, keys, clock.now());
     let network = Network { relay: Preferences::read(&bundle.preferences())?.relay, ..Network::default() };
     if let Some(relay) = &network.relay {
         app.terminal.say(&format!("Using the relay {} too.", neutralise_line(relay)));
@@ -70,18 +71,19 @@ fn enable(app: &App, bundle: &Bundle<Verified>, open: &Open, target: Option<Targ
 }
 
 fn list(app: &App, open: &Open) -> Result<(), Failure> {
-    let drives = LinkedDrives::read(&open.store)?;
+    let drives = LinkedDrives::read(&open.store, open.identity.did())?;
     let json: Vec<Value> = drives.iter().map(json_of).collect();
     app.print(&json!(json), || {
         let mut text = String::new();
         for drive in drives.iter() {
-            let synced = drive.synced_at.map_or_else(|| "never".into(), |at| at.to_string());
+            let time = |at: Option<Timestamp>| at.map_or_else(|| "never".into(), |at| at.to_string());
             text.push_str(&format!(
-                "{}\n  did     {}\n  linked  {}\n  seen    {}\n  synced  {synced}\n",
+                "{}\n  did     {}\n  linked  {}\n  seen    {}\n  synced  {}\n",
                 shown(drive.called()),
                 drive.did,
                 drive.linked_at,
-                drive.seen_at
+                time(drive.seen_at),
+                time(drive.synced_at)
             ));
         }
         text
@@ -99,30 +101,30 @@ fn json_of(drive: &LinkedDrive) -> Value {
         "nickname": drive.nickname,
         "name": drive.name,
         "linked_at": time(drive.linked_at),
-        "seen_at": time(drive.seen_at),
+        "seen_at": drive.seen_at.map(time),
         "synced_at": drive.synced_at.map(time),
     })
 }
 
 fn disable(app: &App, open: &Open, text: &str, yes: bool) -> Result<(), Failure> {
-    let mut drives = LinkedDrives::read(&open.store)?;
-    let drive = drives.find(text)?.clone();
+    let drive = LinkedDrives::read(&open.store, open.identity.did())?.find(text)?.clone();
     let name = shown(drive.called());
     app.confirm(&format!("Link {name} ({}) no more?", drive.did), yes)?;
-    drives.unlink(&drive.did);
-    drives.write(&open.store)?;
+    peer::unlink(&open.store, open.identity.did(), drive.did, app.clock.now())?;
     app.print(&json!({ "disabled": drive.did.to_string() }), || format!("{name} is linked no more"))?;
-    app.terminal.say("What it received before stays on it: nobody can take that back.");
+    app.terminal.say(
+        "What it received before stays on it: nobody can take that back. Your other linked drives learn of this with",
+    );
+    app.terminal.say("their next sync; until then they still take what it says.");
     Ok(())
 }
 
 fn rename(app: &App, open: &Open, text: &str, name: &str) -> Result<(), Failure> {
-    let mut drives = LinkedDrives::read(&open.store)?;
-    let did = drives.find(text)?.did;
+    let did = LinkedDrives::read(&open.store, open.identity.did())?.find(text)?.did;
     let name = (!name.is_empty()).then_some(name);
     name.map_or(Ok(()), check_nickname)?;
-    drives.rename(&did, name.map(Into::into));
-    drives.write(&open.store)?;
+    peer::rename(&open.store, did, name)?;
+    let drives = LinkedDrives::read(&open.store, open.identity.did())?;
     let called = drives.find(&did.to_string())?.called().to_owned();
     app.print(&json!({ "did": did.to_string(), "name": name }), || format!("{did} is {} now", shown(&called)))
 }

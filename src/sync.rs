@@ -1,0 +1,41 @@
+//! Syncing with linked drives: finding those that are there, and exchanging operations with each until all have the same.
+//!
+//! Nothing here is touched unless the person runs `tiles sync`. [`sync_drives`] is the way in from what isn't async: the
+//! thread that calls it keeps the store, and serves the exchanges.
+
+mod chunk;
+mod error;
+mod exchange;
+mod frame;
+mod hint;
+mod report;
+mod run;
+mod store_handle;
+
+pub use chunk::{CHUNK_BYTES_MAX, CHUNK_CONTENT_BYTES_MAX, read as read_chunk};
+pub use error::SyncError;
+pub use exchange::{ROUND_BYTES, ROUNDS_MAX};
+pub use frame::{FRAME_TIMEOUT, Frame, SYNC_VERSION, Wants};
+pub use hint::Hint;
+pub use report::{Amount, Progress, Report};
+pub use run::{Outcome, Plan, SYNC_ALPN, sync_drives};
+
+use crate::did::Did;
+
+/// Who is told how a sync goes. It is called from other threads, often, and must not block.
+pub trait Watcher: Send + Sync + 'static {
+    /// It is waiting at a port of this machine for drives, so many of which weren't met yet.
+    fn waiting(&self, port: Option<u16>, drives: usize);
+
+    /// An exchange with `peer` begins.
+    fn met(&self, peer: Did);
+
+    /// How far an exchange is.
+    fn progress(&self, progress: &Progress);
+
+    /// An exchange is over, or was cut; the report says what was exchanged either way.
+    fn ended(&self, peer: Did, report: &Report, error: Option<&SyncError>);
+
+    /// Whether the person wants to stop.
+    fn is_interrupted(&self) -> bool;
+}

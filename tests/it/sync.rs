@@ -1,0 +1,283 @@
+//! Syncing as people do it: real programs on two or three machines, and what goes over the wire.
+
+use std::process::{Output, Stdio};
+
+use serde_json::Value;
+use tilekit::did::Did;
+use tilekit::identity::{Identity, KeyFile, KeyStore as _, Passphrase};
+use tilekit::peer::link::Card;
+use tilekit::peer::mesh::MeshKey;
+use tilekit::peer::{keep, mesh_keys};
+use tilekit::store::{Access, Store};
+use tilekit::time::Timestamp;
+
+use crate::commands::refused;
+use crate::drive::{PASSPHRASE, TestBundle};
+use crate::link::{did, digits, is_expected, start, tiles, waiting};
+use crate::namespaces::{Layout, Machine, contains};
+
+/// What a hostile title does to a terminal that believes it.
+const STEERING: &str = "\u{1b}[2J\u{1b}]0;owned\u{7}";
+
+/// Opens a drive's keys and store, past the program.
+fn open(bundle: &TestBundle) -> (Identity, Store) {
+    let data = bundle.root.join("data");
+    let passphrase = Passphrase::new(PASSPHRASE.into()).expect("it is one");
+    let identity = KeyFile::new(&data).unlock(&passphrase).expect("it is right");
+    let store = Store::open(&data.join("tiles.db"), identity.database_key(), Access::ReadWrite).expect("it is one");
+    (identity, store)
+}
+
+/// Links two drives without a network: what `tiles link` leaves on both.
+fn link_quietly(one: &TestBundle, other: &TestBundle) {
+    let mut keys: Vec<MeshKey> = Vec::new();
+    let opened = [open(one), open(other)];
+    for (_, store) in &opened {
+        tilekit::peer::mesh::merge(&mut keys, &mesh_keys(store).expect("they can be read"));
+    }
+    if keys.is_empty() {
+        keys.push(MeshKey::draw().expect("there is chance"));
+    }
+    for (me, other) in [(0, 1), (1, 0)] {
+        let card = Card { nickname: format!("drive {other}"), did: opened[other].0.did() };
+        keep(&opened[me].1, opened[me].0.did(), &card, &keys, Timestamp::from_ms(1_795_688_340_000))
+            .expect("it is kept");
+    }
+    for (_, store) in opened {
+        store.close().expect("it closes");
+    }
+}
+
+/// Runs `tiles sync` on both machines at once.
+fn sync(machines: [(&Machine, &TestBundle); 2], more: &[&str]) -> [Output; 2] {
+    let running = machines.map(|(machine, bundle)| {
+        let wait = if more.contains(&"--wait") { &[][..] } else { &["--wait", "20"] };
+        let arguments = [&["sync", "--json"], wait, more].concat();
+        let mut command = machine.command(&tiles(bundle, &arguments));
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it can be run")
+    });
+    running.map(|child| child.wait_with_output().expect("it ends"))
+}
+
+#[track_caller]
+fn synced(outputs: &[Output; 2]) -> [Value; 2] {
+    outputs.each_ref().map(|output| {
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).expect("it is JSON")
+    })
+}
+
+/// All sessions with their messages, in the order of their names.
+fn sessions(bundle: &TestBundle) -> Value {
+    let mut all: Vec<Value> = Vec::new();
+    for session in bundle.json(&["session", "list"]).as_array().expect("a list") {
+        let id = session["id"].as_str().expect("a text");
+        let text = bundle.ok(&["session", "export", id, "--format", "json"]);
+        all.push(serde_json::from_str(&text).expect("it is JSON"));
+    }
+    all.sort_by_key(ToString::to_string);
+    Value::Array(all)
+}
+
+fn titles(bundle: &TestBundle) -> Vec<String> {
+    let list = bundle.json(&["session", "list"]);
+    let mut titles: Vec<String> = list
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|session| session["title"].as_str().expect("a text").into())
+        .collect();
+    titles.sort();
+    titles
+}
+
+fn link_and_sync(layout: Layout) {
+    let Some([here, there]) = Machine::pair(layout) else { return };
+    let (ada, bob) = (TestBundle::quick("Ada"), TestBundle::quick("Bob"));
+    ada.ok(&["account", "set-nickname", "Ada"]);
+    bob.ok(&["account", "set-nickname", "Bob"]);
+    ada.ok(&["-p", "of the sky"]);
+    bob.ok(&["-p", "of the sea"]);
+
+    let (mut waits, code) = waiting(&here, &ada);
+    let mut comes = start(&there, &bob, &["link", "enable", &code]);
+    waits.wait("[y/N]");
+    comes.wait("this drive waits");
+    assert_eq!(digits(&waits), digits(&comes));
+    waits.keys("y\r");
+    assert_eq!((waits.end(), comes.end()), (0, 0), "{}\n{}", waits.text(), comes.text());
+
+    // As people see it: on one drive in a terminal.
+    let tap = there.tap(&ada.home.with_file_name("packets"));
+    let mut screen = start(&here, &ada, &["sync"]);
+    screen.wait("Waiting on UDP port");
+    let output = there.command(&tiles(&bob, &["sync"])).output().expect("it can be run");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(screen.end(), 0, "{}", screen.text());
+    assert!(screen.text().contains("received 2 messages in 1 session from Bob, sent 2 messages"), "{}", screen.text());
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(text, "received 2 messages in 1 session from Ada, sent 2 messages\n");
+    assert_eq!(sessions(&ada), sessions(&bob));
+    assert_eq!(titles(&ada), ["of the sea", "of the sky"]);
+    wire_is_quiet(&there.recorded(&tap), &[did(&ada), did(&bob)]);
+    for (bundle, other) in [(&ada, "Bob"), (&bob, "Ada")] {
+        let listed = &bundle.json(&["link", "list-peers"])[0];
+        assert!(listed["nickname"] == other && listed["synced_at"].is_string(), "{listed}");
+    }
+
+    // Both go on apart: one edits, the other deletes, and each says something.
+    ada.ok(&["session", "rename", "of the sea", "of the deep sea"]);
+    ada.ok(&["-p", "said while apart"]);
+    bob.ok(&["session", "delete", "of the sky", "--yes"]);
+    bob.ok(&["account", "set-nickname", "Robert"]);
+    let reports = synced(&sync([(&here, &ada), (&there, &bob)], &[]));
+    assert_eq!(reports[1][0]["received"]["messages"], 2, "{reports:?}");
+    assert_eq!(sessions(&ada), sessions(&bob));
+    assert_eq!(titles(&bob), ["of the deep sea", "said while apart"]);
+    assert_eq!(ada.json(&["link", "list-peers"])[0]["nickname"], "Robert");
+}
+
+/// Nothing on the wire says who talks, or of what; and only what is expected goes over it.
+fn wire_is_quiet(packets: &[Vec<u8>], dids: &[Did]) {
+    assert!(packets.len() > 10, "the sync went over the wire: {} packets", packets.len());
+    assert!(packets.iter().any(|packet| contains(packet, b"_tiles")), "they were found by their announcements");
+    for packet in packets {
+        for did in dids {
+            let key = did.public_key();
+            let hexadecimal: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+            let base32 = data_encoding_of(key);
+            let text = did.to_string();
+            for shape in [&key[..], &text.as_bytes()[8..], hexadecimal.as_bytes(), base32.as_bytes()] {
+                assert!(!contains(packet, shape), "the DID is in clear on the wire");
+            }
+        }
+        for word in ["Ada", "Bob", "of the sky", "of the sea", "scripted"] {
+            assert!(!contains(packet, word.as_bytes()), "{word} is in clear on the wire");
+        }
+        assert!(is_expected(packet), "{packet:02x?}");
+    }
+}
+
+/// The form in which QUIC's library writes a key as a name: base 32, lower case.
+fn data_encoding_of(key: &[u8; 32]) -> String {
+    let digits = b"0123456789abcdefghijklmnopqrstuv";
+    let bits: Vec<u8> = key.iter().flat_map(|byte| (0..8).rev().map(move |bit| byte >> bit & 1)).collect();
+    let digit = |chunk: &[u8]| {
+        digits[chunk.iter().chain([0; 5].iter()).take(5).fold(0, |sum, bit| sum << 1 | usize::from(*bit))]
+    };
+    bits.chunks(5).map(|chunk| digit(chunk) as char).collect()
+}
+
+#[test]
+fn two_drives_on_a_network_are_linked_and_synced() {
+    link_and_sync(Layout::Route);
+}
+
+#[test]
+fn two_drives_on_a_cable_without_a_route_are_linked_and_synced() {
+    link_and_sync(Layout::NoRoute);
+}
+
+#[test]
+fn two_drives_whose_way_out_is_elsewhere_are_linked_and_synced() {
+    link_and_sync(Layout::TwoInterfaces);
+}
+
+#[test]
+fn a_third_drive_gets_everything_through_the_second_and_nothing_once_it_is_unlinked() {
+    let Some([here, there]) = Machine::pair(Layout::NoRoute) else { return };
+    let [ada, bob, eve] = ["Ada", "Bob", "Eve"].map(TestBundle::quick);
+    ada.ok(&["-p", "from Ada"]);
+    link_quietly(&ada, &bob);
+    link_quietly(&bob, &eve);
+    synced(&sync([(&here, &ada), (&there, &bob)], &[]));
+    synced(&sync([(&here, &eve), (&there, &bob)], &[]));
+    assert_eq!(sessions(&eve), sessions(&ada));
+    // She knows Ada now, and meets her without Bob.
+    let peers = eve.json(&["link", "list-peers"]);
+    assert_eq!(peers.as_array().expect("a list").len(), 2, "{peers}");
+    eve.ok(&["-p", "from Eve"]);
+    // Ada learns of Eve from Bob first.
+    synced(&sync([(&here, &ada), (&there, &bob)], &[]));
+    synced(&sync([(&here, &ada), (&there, &eve)], &[]));
+    assert_eq!(titles(&ada), ["from Ada", "from Eve"]);
+
+    // Bob unlinks Eve; Ada hears of it from him, and then neither of them lets her in.
+    bob.ok(&["link", "disable", &did(&eve).to_string(), "--yes"]);
+    synced(&sync([(&here, &ada), (&there, &bob)], &[]));
+    eve.ok(&["-p", "after that"]);
+    let outputs = sync([(&here, &bob), (&there, &eve)], &["--wait", "6"]);
+    refused(&outputs[1], 8, "isn't linked any more");
+    assert_eq!(outputs[0].status.code(), Some(1), "{}", String::from_utf8_lossy(&outputs[0].stderr));
+    let outputs = sync([(&here, &ada), (&there, &eve)], &["--wait", "6"]);
+    refused(&outputs[1], 8, "isn't linked any more");
+    assert!(!titles(&ada).contains(&"after that".into()) && !titles(&bob).contains(&"after that".into()));
+}
+
+#[test]
+fn where_announcements_do_not_get_through_an_address_does() {
+    let Some([here, there]) = Machine::pair(Layout::NoRoute) else { return };
+    let [ada, bob] = ["Ada", "Bob"].map(TestBundle::quick);
+    bob.ok(&["-p", "from Bob"]);
+    link_quietly(&ada, &bob);
+    // Their mesh keys differ, so neither knows the other's announcements.
+    let (_, store) = open(&bob);
+    tilekit::peer::keep_mesh_keys(&store, &[MeshKey::draw().expect("there is chance")]).expect("it can be kept");
+    store.close().expect("it closes");
+    let outputs = sync([(&here, &ada), (&there, &bob)], &["--wait", "3"]);
+    refused(&outputs[0], 1, "no linked drive was met");
+
+    let mut screen = start(&there, &bob, &["sync", "--wait", "30"]);
+    screen.wait("Waiting on UDP port");
+    let text = screen.text();
+    let (_, port) = text.split_once("UDP port ").expect("it is said");
+    let port: u16 = port.split_whitespace().next().expect("it is said").parse().expect("a number");
+    let bob_did = did(&bob).to_string();
+    let at = format!("10.7.0.2:{port}");
+    let output = here.command(&tiles(&ada, &["sync", &bob_did, "--at", &at])).output().expect("it can be run");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(screen.end(), 0, "{}", screen.text());
+    assert_eq!(titles(&ada), ["from Bob"]);
+    // They know each other's keys now.
+    synced(&sync([(&here, &ada), (&there, &bob)], &[]));
+    refused(&ada.unlocked(&["sync", "--at", &at]), 2, "that drive must be named");
+    refused(&ada.unlocked(&["sync", "nobody"]), 2, "no linked drive");
+}
+
+#[test]
+fn names_and_titles_from_elsewhere_do_not_steer_the_terminal() {
+    let Some([here, there]) = Machine::pair(Layout::NoRoute) else { return };
+    let [ada, bob] = ["Ada", "Bob"].map(TestBundle::quick);
+    link_quietly(&ada, &bob);
+    // The program refuses such titles and names, and so does what takes operations in: a message may say anything.
+    bob.ok(&["-p", &format!("look {STEERING}")]);
+    synced(&sync([(&here, &ada), (&there, &bob)], &[]));
+    let mut screen = start(&here, &ada, &["session", "list"]);
+    assert_eq!(screen.end(), 0);
+    let raw = String::from_utf8_lossy(&screen.raw).into_owned();
+    assert!(raw.contains("look") && !raw.contains("\u{1b}[2J") && !raw.contains("\u{1b}]0;"), "{raw:?}");
+}
+
+#[test]
+fn who_watches_has_what_is_new_until_ctrl_c() {
+    let Some([here, there]) = Machine::pair(Layout::NoRoute) else { return };
+    let [ada, bob] = ["Ada", "Bob"].map(TestBundle::quick);
+    link_quietly(&ada, &bob);
+    let mut screen = start(&here, &ada, &["sync", "--watch"]);
+    screen.wait("Waiting on UDP port");
+    for text in ["first", "second"] {
+        bob.ok(&["-p", text]);
+        let output = there.command(&tiles(&bob, &["sync", "--wait", "20"])).output().expect("it can be run");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    screen.wait_until("two reports", |screen| screen.text().matches("received 2 messages in 1 session").count() == 2);
+    screen.keys("\u{3}");
+    assert_eq!(screen.end(), 0, "{}", screen.text());
+    assert_eq!(titles(&ada), ["first", "second"]);
+}
+
+#[test]
+fn who_has_no_linked_drive_is_told_what_to_do() {
+    let bundle = TestBundle::quick("Tiles");
+    refused(&bundle.unlocked(&["sync"]), 1, "no drive is linked");
+}
