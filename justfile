@@ -28,6 +28,10 @@ mac *ARGS:
 bench *ARGS:
     tools/bench {{ARGS}}
 
+# What linking and syncing cost
+bench-sync *ARGS:
+    tools/bench-sync {{ARGS}}
+
 # Linux on arm64, cross-compiled: its tests under qemu; just arm64 build: the program
 arm64 *ARGS:
     tools/arm64 {{ARGS}}

@@ -22,6 +22,7 @@ pub mod archive;
 pub mod available;
 mod checkpoint;
 pub mod description;
+pub mod handing;
 pub mod import;
 mod name;
 pub mod pull;
@@ -30,12 +31,13 @@ mod source;
 pub mod verification;
 
 pub use added::AddedError;
-pub use description::Description;
+pub use description::{DESCRIPTION_NAME, Description};
+pub use handing::HandedModel;
 pub use import::{ImportPlan, ImportReport};
 pub use name::{MODEL_NAME_BYTES_MAX, is_model_name, model_name_from};
 pub use verification::{Report, entries_of};
 
-use description::{DESCRIPTION_BYTES_MAX, DESCRIPTION_NAME};
+use description::DESCRIPTION_BYTES_MAX;
 
 /// The longest Modelfile of a model, in bytes.
 pub const MODELFILE_BYTES_MAX: u64 = 1024 * 1024;

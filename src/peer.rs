@@ -1,7 +1,7 @@
 //! Other drives of the same person: the endpoint, finding each other on a local network, and linking by code.
 //!
-//! Nothing here is touched unless the person runs `tiles link` or `tiles sync`. With `sync` it is the only async part of the
-//! library; [`link_drive`] is the way in from what isn't.
+//! Nothing here is touched unless the person runs `tiles link` or `tiles sync`. With [`crate::sync`] it is the only async
+//! part of the library; [`link_drive`] is the way in from what isn't.
 
 use std::sync::Arc;
 

@@ -1,13 +1,16 @@
-//! Syncing with linked drives: finding those that are there, and exchanging operations with each until all have the same.
+//! Syncing with linked drives: finding those that are there, and exchanging operations with each until all have the same. And
+//! handing models from one to another.
 //!
-//! Nothing here is touched unless the person runs `tiles sync`. [`sync_drives`] is the way in from what isn't async: the
+//! Nothing here is touched unless the person runs `tiles sync`, `tiles model send` or `tiles model receive`. [`sync_drives`] is the way in from what isn't async: the
 //! thread that calls it keeps the store, and serves the exchanges.
 
 mod chunk;
 mod error;
 mod exchange;
 mod frame;
+mod handover;
 mod hint;
+mod models;
 mod report;
 mod run;
 mod store_handle;
@@ -16,7 +19,9 @@ pub use chunk::{CHUNK_BYTES_MAX, CHUNK_CONTENT_BYTES_MAX, read as read_chunk};
 pub use error::SyncError;
 pub use exchange::{ROUND_BYTES, ROUNDS_MAX};
 pub use frame::{FRAME_TIMEOUT, Frame, SYNC_VERSION, Wants};
+pub use handover::{Handover, give_model, take_model};
 pub use hint::Hint;
+pub use models::{ModelOffer, Offered, read_offer, store_folder};
 pub use report::{Amount, Progress, Report};
 pub use run::{Outcome, Plan, SYNC_ALPN, sync_drives};
 

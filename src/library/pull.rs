@@ -59,7 +59,9 @@ pub struct PullPlan {
     pub files: Vec<RemoteFile>,
     /// How many bytes an unfinished pull has fetched already, as far as sizes tell.
     pub kept_bytes: u64,
-    modelfile: Option<String>,
+    pub(super) modelfile: Option<String>,
+    /// Where it came from before, and which revision of that, where that isn't the repository.
+    pub(super) origin: Option<(String, Option<String>)>,
 }
 
 impl PullPlan {
@@ -95,7 +97,7 @@ pub fn unfinished(models_folder: &Path) -> Result<Vec<String>, LibraryError> {
 }
 
 impl Library {
-    fn pull_folder(&self, name: &str) -> PathBuf {
+    pub(super) fn pull_folder(&self, name: &str) -> PathBuf {
         self.models_folder.join(format!("pull+{name}.partial"))
     }
 
@@ -132,6 +134,7 @@ impl Library {
             files,
             kept_bytes: 0,
             modelfile: request.modelfile.map(str::to_owned),
+            origin: None,
         };
         if begun.as_deref() == Some(&plan.commit) {
             let kept = |file: &RemoteFile| {
@@ -166,7 +169,7 @@ impl Library {
     }
 
     /// Makes the complete folder of a pull a model.
-    fn adopt(
+    pub(super) fn adopt(
         &mut self,
         plan: &PullPlan,
         folder: &Path,
@@ -177,7 +180,11 @@ impl Library {
             disk::write(&folder.join("Modelfile"), modelfile.as_bytes())?;
         }
         let import = import::plan(folder, Some(&plan.name), FAT32_FILE_BYTES_MAX, &mut *sink)?;
-        let import = import.with_provenance(Some(&plan.repo), Some(&plan.commit), plan.licence.as_deref());
+        let (source, revision) = match &plan.origin {
+            Some((source, revision)) => (source.as_str(), revision.as_deref()),
+            None => (plan.repo.as_str(), Some(plan.commit.as_str())),
+        };
+        let import = import.with_provenance(Some(source), revision, plan.licence.as_deref());
         if import.is_resharded() {
             let report = self.import(&import, sink)?;
             disk::remove_folder(folder)?;
@@ -238,7 +245,7 @@ fn complete(import: &ImportPlan, folder: &Path, entries: &mut Vec<Entry>) -> Res
 }
 
 /// The commit of an unfinished pull of `repo`.
-fn begun_commit(folder: &Path, repo: &str) -> Option<String> {
+pub(super) fn begun_commit(folder: &Path, repo: &str) -> Option<String> {
     let text = disk::read_text(&folder.join(RECORD_NAME), RECORD_BYTES_MAX).ok()?;
     let record: toml::Table = toml::from_str(&text).ok()?;
     let commit = record.get("commit")?.as_str().filter(|commit| crate::hub::listing::is_revision(commit))?;
@@ -246,7 +253,7 @@ fn begun_commit(folder: &Path, repo: &str) -> Option<String> {
 }
 
 /// Keeps the folder of an unfinished pull of the same commit, and makes a new one otherwise.
-fn begin(plan: &PullPlan, folder: &Path) -> Result<(), LibraryError> {
+pub(super) fn begin(plan: &PullPlan, folder: &Path) -> Result<(), LibraryError> {
     let is_same = begun_commit(folder, &plan.repo).as_deref() == Some(&plan.commit);
     if disk::kind(folder)?.is_some_and(|kind| kind != Kind::Folder) {
         disk::remove(folder)?;
@@ -263,8 +270,22 @@ fn begin(plan: &PullPlan, folder: &Path) -> Result<(), LibraryError> {
     Ok(disk::write(&folder.join(RECORD_NAME), plan.record().as_bytes())?)
 }
 
+/// How many bytes are in the folder of an unfinished transfer, as far as sizes tell.
+pub(super) fn bytes_in(folder: &Path) -> Result<u64, LibraryError> {
+    let mut bytes: u64 = 0;
+    for (name, kind) in disk::list_kinds(folder, 10_000)? {
+        let path = folder.join(name);
+        bytes = bytes.saturating_add(match kind {
+            Kind::File => disk::size_unopened(&path)?.unwrap_or(0),
+            Kind::Folder => bytes_in(&path)?,
+            Kind::Other => 0,
+        });
+    }
+    Ok(bytes)
+}
+
 /// The files that a model's folder needs.
-fn select(repo: &str, files: Vec<RemoteFile>) -> Result<Vec<RemoteFile>, LibraryError> {
+pub(super) fn select(repo: &str, files: Vec<RemoteFile>) -> Result<Vec<RemoteFile>, LibraryError> {
     let refused = |what: &str| LibraryError::source_refused(Path::new(repo), what);
     let has_gguf = files.iter().any(|file| file.path.ends_with(".gguf"));
     let needed = |name: &str| is_wanted(name) && !matches!(name, "README.md" | "Modelfile");
@@ -396,7 +417,7 @@ fn fetch(hub: &Hub, plan: &PullPlan, folder: &Path, file: &RemoteFile, meter: &m
 }
 
 /// Reads a complete file from the medium and compares it with what the Hub promises.
-fn read_back(folder: &Path, file: &RemoteFile, meter: &mut Meter) -> Result<Entry, LibraryError> {
+pub(super) fn read_back(folder: &Path, file: &RemoteFile, meter: &mut Meter) -> Result<Entry, LibraryError> {
     let path = folder.join(&file.path);
     disk::forget_cached(&path)?;
     let (opened, _) = disk::open(&path)?;

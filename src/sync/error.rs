@@ -1,5 +1,6 @@
 //! Why two drives didn't sync.
 
+use crate::disk::DiskError;
 use crate::hint::Hint;
 use crate::oplog::{RunError, VectorError};
 use crate::peer::PeerError;
@@ -37,6 +38,15 @@ pub enum SyncError {
     /// This drive is no longer linked there, or the other one here.
     #[error("the other drive isn't linked any more")]
     NotLinked,
+    /// Nobody came for a model, or had one to give.
+    #[error("no linked drive was there for a model")]
+    NobodyCame,
+    /// A model wasn't taken.
+    #[error("the model wasn't taken")]
+    Declined,
+    /// The drive failed.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
     /// The person pressed Ctrl-C.
     #[error("interrupted")]
     Interrupted,
@@ -64,6 +74,13 @@ impl Hint for SyncError {
             }
             Self::Silent | Self::Lost(_) => "run `tiles sync` again: it goes on where it stopped".into(),
             Self::NotLinked => "`tiles link list-peers` shows who is linked; `tiles link enable` links again".into(),
+            Self::NobodyCame => {
+                "run `tiles model send NAME` on the one machine and `tiles model receive` on the other at the same time, in the same \
+                 network"
+                    .into()
+            }
+            Self::Declined => "ask the person at the other drive; what was fetched is kept for another try".into(),
+            Self::Disk(error) => return error.hint(),
             Self::Interrupted => return None,
             Self::Store(error) => return error.hint(),
             Self::Peer(error) => return error.hint(),

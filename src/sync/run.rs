@@ -35,6 +35,8 @@ const THREADS: usize = 2;
 const COURTESY: Duration = Duration::from_secs(2);
 /// How long it waits after a failure, before it goes again.
 const PAUSE: Duration = Duration::from_secs(4);
+/// How long it waits for further drives after it has synced with one.
+const LINGER: Duration = Duration::from_secs(10);
 /// How often drives that are there are synced with again, where it stays.
 const WATCH_EVERY: Duration = Duration::from_secs(30);
 /// How soon after one hint another one is followed.
@@ -57,7 +59,7 @@ pub struct Plan {
     pub at: Option<SocketAddr>,
     /// Stays until it is interrupted.
     pub watch: bool,
-    /// How long it waits for drives, from its beginning or from the last exchange on.
+    /// How long it waits for drives, from its beginning or from the last exchange on; less for further ones once one was met.
     pub patience: Duration,
     /// What it may use of the network.
     pub network: Network,
@@ -299,7 +301,9 @@ impl Run {
             return false;
         }
         let all_met = self.peers.values().all(|peer| peer.is_synced || !peer.is_planned);
-        all_met || self.since.elapsed() >= self.plan.patience
+        let any_met = self.peers.values().any(|peer| peer.is_synced);
+        let patience = if any_met { self.plan.patience.min(LINGER) } else { self.plan.patience };
+        all_met || self.since.elapsed() >= patience
     }
 
     fn see(&mut self, sighting: &Sighting) {
@@ -439,7 +443,7 @@ const fn day_of(now: Timestamp) -> i64 {
     now.as_ms().div_euclid(DAY_MS)
 }
 
-async fn next_sighting(lan: &mut Option<Lan>) -> Option<Sighting> {
+pub(super) async fn next_sighting(lan: &mut Option<Lan>) -> Option<Sighting> {
     match lan {
         Some(lan) => lan.sightings.recv().await,
         None => std::future::pending().await,

@@ -14,7 +14,7 @@ pub(crate) use bundle::{BundleCommand, Landing};
 use data::{DataCommand, DoctorArguments};
 use key::KeyCommand;
 use link::LinkCommand;
-use sync::SyncArguments;
+use sync::{SyncArguments, SyncTarget};
 
 /// A private AI assistant that lives on a flash drive.
 ///
@@ -291,6 +291,26 @@ pub(crate) enum ModelCommand {
     },
     /// Fetch a model from the Hugging Face Hub: the one command that reaches beyond the local network, and only with --allow-network
     Pull(PullArguments),
+    /// Give a model to a linked drive that runs `tiles model receive`, over the local network
+    #[command(before_help = "Example:\n  tiles model send smollm2 laptop")]
+    Send {
+        /// Its name
+        name: String,
+        #[command(flatten)]
+        with: SyncTarget,
+    },
+    /// Take the model that a linked drive gives with `tiles model send`
+    #[command(before_help = "Example:\n  tiles model receive")]
+    Receive {
+        #[command(flatten)]
+        with: SyncTarget,
+        /// What to call it here; what it is called there if not given
+        #[arg(long)]
+        name: Option<String>,
+        /// Don't ask
+        #[arg(long)]
+        yes: bool,
+    },
     /// Read a model, or all of them, in full and compare every byte with its digest
     Verify {
         /// Its name; all models if not given

@@ -193,7 +193,7 @@ fn code_of(error: &(dyn Error + 'static)) -> Code {
     }
     if let Some(error) = error.downcast_ref::<SyncError>() {
         return match error {
-            SyncError::NotLinked => Code::Peer,
+            SyncError::NotLinked | SyncError::Declined => Code::Peer,
             SyncError::Interrupted => Code::Interrupted,
             SyncError::Store(error) => code_of(error),
             SyncError::Peer(error) => code_of(error),

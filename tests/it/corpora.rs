@@ -11,9 +11,11 @@ use tilekit::engine::models::ModelConfig;
 use tilekit::engine::template::{ChatTemplate, Rendering};
 use tilekit::engine::tokenizer::Tokenizer;
 use tilekit::hub::Listing;
+use tilekit::oplog::{Body, CheckedRun, Run, Vector};
 use tilekit::peer::link::{Channel, join, kind, parse_card, read_frame, read_keys, receive};
 use tilekit::peer::{LinkCode, PeerError, Ticket};
 use tilekit::store::{Access, Store};
+use tilekit::sync::{Frame, Hint, read_chunk};
 use tilekit::time::Timestamp;
 use tilekit::transcript;
 use tilekit::verified::VerifiedFolder;
@@ -113,6 +115,45 @@ fn tickets() {
         let ticket: Ticket = text.parse().map_err(|error: PeerError| error.to_string())?;
         assert!(ticket.to_text().parse::<Ticket>().ok() == Some(ticket));
         Ok(())
+    });
+}
+
+/// When the corpora of operations were written.
+const WRITTEN: Timestamp = Timestamp::from_ms(1_795_688_340_000);
+
+#[test]
+fn operations() {
+    replay("oplog", 20, &|bytes| {
+        let (kind, content) = bytes.split_first().ok_or("nothing says what it is")?;
+        match kind {
+            0 => {
+                let run = Run::from_bytes(content).map_err(|error| error.to_string())?;
+                CheckedRun::new(run, WRITTEN).map(drop).map_err(|error| error.to_string())
+            }
+            1 => {
+                let body = Body::from_bytes(content).map_err(|error| error.to_string())?;
+                assert_eq!(body.to_bytes(), content);
+                Ok(())
+            }
+            _ => Vector::from_bytes(content).map(drop).map_err(|error| error.to_string()),
+        }
+    });
+}
+
+#[test]
+fn sync_frames() {
+    replay("sync", 20, &|bytes| {
+        let (&kind, content) = bytes.split_first().ok_or("nothing says what it is")?;
+        if kind == 0 {
+            return Hint::from_bytes(content, &[0; 32], WRITTEN).map(drop).ok_or("no hint".into());
+        }
+        match Frame::from_wire(kind, content.to_vec()).map_err(|error| error.to_string())? {
+            Frame::Chunk(compressed) => {
+                let runs = read_chunk(&compressed, WRITTEN).map_err(|error| error.to_string())?;
+                runs.into_iter().try_for_each(|run| run.map(drop)).map_err(|error| error.to_string())
+            }
+            _ => Ok(()),
+        }
     });
 }
 

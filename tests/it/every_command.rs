@@ -86,6 +86,8 @@ const ENTRIES: &[Entry] = &[
     refused("link disable nobody --yes", 2, "no linked drive"),
     // Syncing too: tests/it/sync.rs. Who has no linked drive sends nothing.
     refused("sync", 1, "no drive is linked"),
+    refused("model send scripted", 1, "no drive is linked"),
+    refused("model receive", 1, "no drive is linked"),
     refused("data adopt @/copied --copy", 1, "never overwritten"),
     done("data adopt @/copied --copy --bundle @/created", "read back"),
     done("doctor", "engine"),

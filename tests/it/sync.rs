@@ -281,3 +281,57 @@ fn who_has_no_linked_drive_is_told_what_to_do() {
     let bundle = TestBundle::quick("Tiles");
     refused(&bundle.unlocked(&["sync"]), 1, "no drive is linked");
 }
+
+#[test]
+fn a_model_goes_from_one_drive_to_the_other_and_a_cut_costs_only_what_was_under_way() {
+    let Some([here, there]) = Machine::pair(Layout::NoRoute) else { return };
+    let (ada, bob) = (TestBundle::with_smollm2("Ada"), TestBundle::quick("Bob"));
+    link_quietly(&ada, &bob);
+    let give = |more: &[&str]| {
+        let mut command = here.command(&tiles(&ada, &[&["model", "send", "smollm2"], more].concat()));
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it can be run")
+    };
+    let take = ["model", "receive", "--yes", "--wait", "30"];
+
+    // It is killed while the weights come.
+    let giving = give(&["--wait", "60"]);
+    let mut command = there.command(&tiles(&bob, &take));
+    let mut taking = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it can be run");
+    let partial = bob.root.join("models/pull+smollm2.partial");
+    let came = |folder: &std::path::Path| -> u64 {
+        let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        files.map(|file| file.metadata().map_or(0, |metadata| metadata.len())).sum()
+    };
+    let data = partial.join("blobs/data");
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while came(&data) < 8 << 20 && taking.try_wait().expect("it can be asked").is_none() {
+        assert!(std::time::Instant::now() < end, "nothing came");
+        std::thread::yield_now();
+    }
+    let was_cut = taking.kill().is_ok();
+    taking.wait().expect("it ends");
+    assert!(was_cut && bob.json(&["model", "list"]).as_array().expect("a list").iter().all(|m| m["name"] != "smollm2"));
+
+    let output = there.command(&tiles(&bob, &take)).output().expect("it can be run");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let given = giving.wait_with_output().expect("it ends");
+    assert!(given.status.success(), "{}", String::from_utf8_lossy(&given.stderr));
+    assert!(!partial.exists() && !ada.root.join("models/give+smollm2.partial").exists());
+    bob.ok(&["model", "verify", "smollm2"]);
+    let files = |bundle: &TestBundle| bundle.json(&["model", "show", "smollm2"])["files"].clone();
+    assert_eq!(files(&ada), files(&bob));
+
+    // Who has it already, and who says no.
+    let giving = give(&["drive 1", "--wait", "30"]);
+    refused(
+        &there.command(&tiles(&bob, &take)).output().expect("it can be run"),
+        1,
+        "there is a model `smollm2` already",
+    );
+    refused(&giving.wait_with_output().expect("it ends"), 8, "the model wasn't taken");
+    refused(
+        &there.command(&tiles(&bob, &["model", "receive", "--wait", "2"])).output().expect("it can be run"),
+        1,
+        "no linked drive was there",
+    );
+}

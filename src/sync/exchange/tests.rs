@@ -247,7 +247,7 @@ fn a_cut_anywhere_loses_nothing_and_the_next_sync_goes_on_from_there() {
         let [ada, bob] = linked();
         fill(&ada);
         bob.say("Own", &["kept"]);
-        sync_cut(&ada, &bob, Some((whole * cut / 12) as usize), ROUND_BYTES);
+        let _ = sync_cut(&ada, &bob, Some((whole * cut / 12) as usize), ROUND_BYTES);
         assert!(bob.state().iter().any(|session| session.title.as_deref() == Some("Own")), "cut {cut}");
         let kept = bob.state().len();
         let [_, after] = sync(&ada, &bob);

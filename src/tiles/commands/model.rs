@@ -13,6 +13,7 @@ use crate::failure::{Code, Failure};
 use crate::terminal::escape::neutralise_line;
 use crate::unlock::Open;
 
+pub(crate) mod handover;
 mod pull;
 
 /// Runs it.
@@ -33,14 +34,28 @@ pub(crate) fn run(app: &App, command: ModelCommand) -> Result<(), Failure> {
         }
         _ => {
             !tilekit::disk::exists(&bundle.added_models())
-                && !matches!(command, ModelCommand::Pull(_) | ModelCommand::Import { .. } | ModelCommand::Remove { .. })
+                && !matches!(
+                    command,
+                    ModelCommand::Pull(_)
+                        | ModelCommand::Import { .. }
+                        | ModelCommand::Remove { .. }
+                        | ModelCommand::Send { .. }
+                        | ModelCommand::Receive { .. }
+                )
         }
     };
     if is_enough {
         return act(app, command, library);
     }
     let open: Open = app.unlock(&bundle, &OnboardingArguments::default())?;
-    let done = act(app, command, open.library(&bundle)?);
+    let library = open.library(&bundle)?;
+    let done = match command {
+        ModelCommand::Send { name, with } => handover::send(app, &bundle, &open, &library, &name, &with),
+        ModelCommand::Receive { with, name, yes } => {
+            handover::receive(app, &bundle, &open, library, (&with, name.as_deref(), yes))
+        }
+        command => act(app, command, library),
+    };
     done.and(open.close())
 }
 
@@ -69,6 +84,8 @@ fn act(app: &App, command: ModelCommand, mut library: Library) -> Result<(), Fai
             Ok(())
         }
         ModelCommand::Pull(arguments) => pull::run(app, &arguments, &mut library),
+        // They need the keys, so they were done before.
+        ModelCommand::Send { .. } | ModelCommand::Receive { .. } => Ok(()),
         ModelCommand::Verify { name } => verify(app, &library, name),
         ModelCommand::Remove { name, yes, dry_run } => {
             let bytes = library.find(&name)?.size_bytes();

@@ -3,16 +3,15 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::{Value, json};
-use tilekit::bundle::Preferences;
 use tilekit::did::Did;
 use tilekit::hint::Hint as _;
-use tilekit::peer::{LinkedDrives, Network};
-use tilekit::store::StoreError;
+use tilekit::peer::LinkedDrives;
 use tilekit::sync::{self, Amount, Outcome, Plan, Report, SyncError, Watcher};
 
+use super::model::handover;
 use crate::app::App;
 use crate::args::OnboardingArguments;
 use crate::args::sync::SyncArguments;
@@ -23,27 +22,10 @@ use crate::terminal::progress::Progress as Spinner;
 
 /// Runs it.
 pub(crate) fn run(app: &App, arguments: &SyncArguments) -> Result<(), Failure> {
-    if arguments.at.is_some() && arguments.drive.is_none() {
-        let hint = "as in `tiles sync laptop --at 192.168.1.20:50123`";
-        return Err(Failure::new(Code::Usage, "`--at` says where one drive is, so that drive must be named", hint));
-    }
     let bundle = app.bundle()?;
     let open = app.unlock(&bundle, &OnboardingArguments::default())?;
-    if bundle.is_read_only() {
-        return Err(StoreError::ReadOnly { path: bundle.database() }.into());
-    }
-    let drives = LinkedDrives::read(&open.store, open.identity.did())?;
-    let only = arguments.drive.as_deref().map(|text| drives.find(text)).transpose()?.map(|drive| drive.did);
-    if drives.iter().next().is_none() {
-        let hint = "link one first: `tiles link enable` shows a code for it";
-        return Err(Failure::new(Code::Failure, "no drive is linked, so there is nobody to sync with", hint));
-    }
-    let network = Network { relay: Preferences::read(&bundle.preferences())?.relay, ..Network::default() };
-    if let Some(relay) = &network.relay {
-        app.terminal.say(&format!("Using the relay {} too.", neutralise_line(relay)));
-    }
-    let patience = Duration::from_secs(arguments.wait);
-    let plan = Plan { only, at: arguments.at, watch: arguments.watch, patience, network };
+    let (plan, drives) = handover::plan(app, &bundle, &open, &arguments.with)?;
+    let plan = Plan { watch: arguments.watch, ..plan };
     let screen = Arc::new(Screen {
         names: Mutex::new(names(&drives)),
         terminal: Arc::clone(&app.terminal),

@@ -1,0 +1,192 @@
+//! `tiles model send` and `tiles model receive`: a model from one linked drive to another, over the local network.
+
+use std::cell::RefCell;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde_json::json;
+use tilekit::bundle::{Bundle, Preferences, Verified};
+use tilekit::did::Did;
+use tilekit::library::{HandedModel, Library};
+use tilekit::peer::{LinkedDrives, Network};
+use tilekit::store::StoreError;
+use tilekit::sync::{Handover, Plan, SyncError, give_model, store_folder, take_model};
+
+use super::{size, with_progress};
+use crate::app::App;
+use crate::args::sync::SyncTarget;
+use crate::failure::{Code, Failure};
+use crate::terminal::Terminal;
+use crate::terminal::escape::neutralise_line;
+use crate::terminal::progress::Progress;
+use crate::unlock::Open;
+
+/// With whom, and how.
+pub(crate) fn plan(
+    app: &App,
+    bundle: &Bundle<Verified>,
+    open: &Open,
+    with: &SyncTarget,
+) -> Result<(Plan, LinkedDrives), Failure> {
+    if with.at.is_some() && with.drive.is_none() {
+        let hint = "name it before: `DRIVE --at 192.168.1.20:50123`";
+        return Err(Failure::new(Code::Usage, "`--at` says where one drive is, so that drive must be named", hint));
+    }
+    if bundle.is_read_only() {
+        return Err(StoreError::ReadOnly { path: bundle.database() }.into());
+    }
+    let drives = LinkedDrives::read(&open.store, open.identity.did())?;
+    let only = with.drive.as_deref().map(|text| drives.find(text)).transpose()?.map(|drive| drive.did);
+    if drives.iter().next().is_none() {
+        let hint = "link one first: `tiles link enable` shows a code for it";
+        return Err(Failure::new(Code::Failure, "no drive is linked, so there is nobody to talk with", hint));
+    }
+    let network = Network { relay: Preferences::read(&bundle.preferences())?.relay, ..Network::default() };
+    if let Some(relay) = &network.relay {
+        app.terminal.say(&format!("Using the relay {} too.", neutralise_line(relay)));
+    }
+    let patience = Duration::from_secs(with.wait);
+    Ok((Plan { only, at: with.at, watch: false, patience, network }, drives))
+}
+
+fn called(drives: &LinkedDrives, did: &Did) -> String {
+    drives.of(did).map_or_else(|| did.short(), |drive| neutralise_line(drive.called()).into_owned())
+}
+
+/// The terminal.
+struct Screen {
+    terminal: Arc<Terminal>,
+    interrupted: Arc<AtomicBool>,
+    drives: LinkedDrives,
+    bar: Mutex<Option<Progress>>,
+    /// What is said once it waits.
+    waits: String,
+}
+
+impl Screen {
+    fn show(&self, bar: Option<Progress>) {
+        *self.bar.lock().unwrap_or_else(PoisonError::into_inner) = bar;
+    }
+
+    fn say(&self, line: &str) {
+        self.show(None);
+        self.terminal.say(line);
+    }
+}
+
+impl Handover for Screen {
+    fn waiting(&self, port: Option<u16>) {
+        let port = port.map(|port| format!(", on UDP port {port}")).unwrap_or_default();
+        self.say(&format!("{}{port}.", self.waits));
+        self.show(Some(self.terminal.spinner("Waiting; Ctrl-C ends it")));
+    }
+
+    fn bytes(&self, bytes: u64) {
+        if let Some(bar) = &*self.bar.lock().unwrap_or_else(PoisonError::into_inner) {
+            bar.set(bytes);
+        }
+    }
+
+    fn asked(&self, peer: Did) {
+        self.say(&format!("{} is there.", called(&self.drives, &peer)));
+        self.show(Some(self.terminal.spinner("Giving; Ctrl-C ends it")));
+    }
+
+    fn is_interrupted(&self) -> bool {
+        self.interrupted.load(Ordering::Relaxed)
+    }
+}
+
+/// Gives a model.
+pub(super) fn send(
+    app: &App,
+    bundle: &Bundle<Verified>,
+    open: &Open,
+    library: &Library,
+    name: &str,
+    with: &SyncTarget,
+) -> Result<(), Failure> {
+    let (plan, drives) = plan(app, bundle, open, with)?;
+    let (model, folder) = library.handed(name)?;
+    let bytes = model.bytes();
+    let waits = format!("Waiting with {name} ({}): run `tiles model receive` on the other drive", size(bytes));
+    let screen = screen(app, drives, waits);
+    screen.show(Some(app.terminal.progress("Examining", bytes)));
+    let scratch = bundle.models().join(format!("give+{name}.partial"));
+    let handover: Arc<dyn Handover> = Arc::clone(&screen) as _;
+    let clock = Arc::clone(&app.clock);
+    let given = give_model(&open.store, &open.identity, &plan, (model, &folder, &scratch), clock, &handover);
+    screen.show(None);
+    let peer = given?;
+    let shown = called(&screen.drives, &peer);
+    app.print(&json!({ "sent": name, "to": peer.to_string(), "size_bytes": bytes }), || {
+        format!("{shown} has {name} now")
+    })
+}
+
+fn screen(app: &App, drives: LinkedDrives, waits: String) -> Arc<Screen> {
+    let (terminal, interrupted) = (Arc::clone(&app.terminal), app.interrupt_flag());
+    Arc::new(Screen { terminal, interrupted, drives, bar: Mutex::default(), waits })
+}
+
+/// Takes a model.
+pub(super) fn receive(
+    app: &App,
+    bundle: &Bundle<Verified>,
+    open: &Open,
+    library: Library,
+    (with, name, yes): (&SyncTarget, Option<&str>, bool),
+) -> Result<(), Failure> {
+    let (plan, drives) = plan(app, bundle, open, with)?;
+    let screen = screen(app, drives, "Looking for a linked drive that gives a model".into());
+    let handover: Arc<dyn Handover> = Arc::clone(&screen) as _;
+    let (library, planned) = (RefCell::new(library), RefCell::new(None));
+    let choose = |offered: &tilekit::sync::Offered| {
+        screen.show(None);
+        let model = &offered.offer.model;
+        let plan = library.borrow().plan_handed(model, name)?;
+        ask(app, &called(&screen.drives, &offered.peer), model, &plan.name, yes)?;
+        let wanted = plan.files.iter().map(|file| file.path.clone()).collect();
+        let folder = library.borrow().begin_handed(&plan)?;
+        screen.show(Some(app.terminal.progress("Receiving", plan.bytes())));
+        *planned.borrow_mut() = Some(plan);
+        Ok(Some((wanted, folder)))
+    };
+    let adopt = || {
+        screen.show(None);
+        let planned = planned.borrow();
+        let plan = planned.as_ref().ok_or(SyncError::Declined)?;
+        let mut library = library.borrow_mut();
+        // What iroh-blobs kept has done its part, and would be found in the model's folder.
+        tilekit::disk::remove_folder(&store_folder(&library.begin_handed(plan)?))?;
+        with_progress(app, |sink| library.adopt_handed(plan, sink)).map(drop)
+    };
+    let clock = Arc::clone(&app.clock);
+    let taken = take_model(&open.store, &open.identity, &plan, clock, &handover, choose, adopt);
+    screen.show(None);
+    let peer = taken.inspect_err(|failure: &Failure| {
+        if planned.borrow().is_some() && failure.code != Code::Integrity {
+            app.terminal.say("What came is kept: run the same command again to go on.");
+        }
+    })?;
+    let planned = planned.borrow();
+    let name = planned.as_ref().map_or("", |plan| plan.name.as_str());
+    let bytes = library.borrow().find(name)?.size_bytes();
+    app.print(&json!({ "name": name, "size_bytes": bytes, "from": peer.to_string() }), || {
+        format!("{name} is on the drive ({})", size(bytes))
+    })?;
+    app.terminal.say(&format!("Try it: tiles run {name}"));
+    Ok(())
+}
+
+fn ask(app: &App, from: &str, model: &HandedModel, name: &str, yes: bool) -> Result<(), Failure> {
+    let licence = model.licence.as_deref().unwrap_or("licence unknown");
+    let question = format!(
+        "{from} gives {} ({}, {}), called {name} here. Take it?",
+        neutralise_line(&model.source),
+        size(model.bytes()),
+        neutralise_line(licence)
+    );
+    app.confirm(&question, yes)
+}
