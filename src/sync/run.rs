@@ -169,6 +169,8 @@ struct Peer {
     /// When to go there.
     due: Option<Instant>,
     is_synced: bool,
+    /// Whether it said that this drive isn't linked there.
+    refuses: bool,
     /// Whether the run ends only after it was met.
     is_planned: bool,
     report: Report,
@@ -224,6 +226,7 @@ impl Run {
             address,
             due,
             is_synced: false,
+            refuses: false,
             is_planned,
             report: Report::default(),
             error: None,
@@ -300,7 +303,7 @@ impl Run {
         if self.plan.watch || !self.exchanges.is_empty() {
             return false;
         }
-        let all_met = self.peers.values().all(|peer| peer.is_synced || !peer.is_planned);
+        let all_met = self.peers.values().all(|peer| peer.is_synced || peer.refuses || !peer.is_planned);
         let any_met = self.peers.values().any(|peer| peer.is_synced);
         let patience = if any_met { self.plan.patience.min(LINGER) } else { self.plan.patience };
         all_met || self.since.elapsed() >= patience
@@ -314,7 +317,7 @@ impl Run {
         let relay =
             peer.address.iter().flat_map(|address| address.addrs.iter().filter(|addr| addr.is_relay())).cloned();
         peer.address = Some(EndpointAddr::from_parts(id, seen.chain(relay).collect::<Vec<_>>()));
-        if peer.due.is_none() && !peer.is_synced {
+        if peer.due.is_none() && !peer.is_synced && !peer.refuses {
             peer.due = Some(due);
         }
     }
@@ -387,16 +390,22 @@ impl Run {
 
     async fn end(&mut self, ended: Ended) -> Result<(), SyncError> {
         let Ended { peer: did, report, error } = ended;
-        self.since = Instant::now();
+        // Who fails again and again doesn't keep it waiting.
+        if error.is_none() || report.received.ops + report.sent.ops > 0 {
+            self.since = Instant::now();
+        }
         self.side.watcher.ended(did, &report, error.as_ref());
         let watch = self.plan.watch;
         if let Some(peer) = self.peers.get_mut(&did) {
             peer.is_synced |= error.is_none();
+            peer.refuses = matches!(error, Some(SyncError::NotLinked));
             peer.report.add(&report);
             peer.due = match &error {
-                // It may have gone; where it is still there, it is seen again.
-                Some(_) => Some(self.since + PAUSE),
-                None => watch.then(|| self.since + WATCH_EVERY),
+                // It says so itself, and will say so again.
+                Some(SyncError::NotLinked) => None,
+                // It may have gone; where it is still there, it answers again.
+                Some(_) => Some(Instant::now() + PAUSE),
+                None => watch.then(|| Instant::now() + WATCH_EVERY),
             };
             peer.error = error;
         }

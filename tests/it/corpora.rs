@@ -15,7 +15,7 @@ use tilekit::oplog::{Body, CheckedRun, Run, Vector};
 use tilekit::peer::link::{Channel, join, kind, parse_card, read_frame, read_keys, receive};
 use tilekit::peer::{LinkCode, PeerError, Ticket};
 use tilekit::store::{Access, Store};
-use tilekit::sync::{Frame, Hint, read_chunk};
+use tilekit::sync::{Frame, Hint, ModelOffer, read_chunk};
 use tilekit::time::Timestamp;
 use tilekit::transcript;
 use tilekit::verified::VerifiedFolder;
@@ -146,6 +146,9 @@ fn sync_frames() {
         let (&kind, content) = bytes.split_first().ok_or("nothing says what it is")?;
         if kind == 0 {
             return Hint::from_bytes(content, &[0; 32], WRITTEN).map(drop).ok_or("no hint".into());
+        }
+        if kind == 128 {
+            return ModelOffer::from_bytes(content).map(drop).map_err(|error| error.to_string());
         }
         match Frame::from_wire(kind, content.to_vec()).map_err(|error| error.to_string())? {
             Frame::Chunk(compressed) => {

@@ -335,3 +335,63 @@ fn a_model_goes_from_one_drive_to_the_other_and_a_cut_costs_only_what_was_under_
         "no linked drive was there",
     );
 }
+
+/// A file of sessions that is some megabytes long.
+fn many_sessions() -> String {
+    let at = 1_795_688_340_000_u64;
+    let message = |n: usize| {
+        let text: String =
+            (0..400).map(|word| format!("{:x} ", (n + 1) * (word + 7) * 2_654_435_761 % 1_000_003)).collect();
+        serde_json::json!({ "id": format!("{n:032x}"), "role": "user", "content": text, "created_at_ms": at + n as u64 })
+    };
+    let session = |n: usize| {
+        let messages: Vec<Value> = (0..100).map(|at| message(n * 100 + at)).collect();
+        let (id, title) = (format!("ffff{n:028x}"), format!("session {n}"));
+        serde_json::json!({
+            "id": id, "title": title, "model": "scripted", "created_at_ms": at, "updated_at_ms": at, "messages": messages,
+        })
+    };
+    let sessions: Vec<Value> = (0..60).map(session).collect();
+    serde_json::json!({ "tiles_sessions": 1, "sessions": sessions }).to_string()
+}
+
+#[test]
+fn a_kill_in_the_middle_loses_nothing_and_the_next_sync_goes_on() {
+    let Some([here, there]) = Machine::pair(Layout::NoRoute) else { return };
+    let [ada, bob] = ["Ada", "Bob"].map(TestBundle::quick);
+    let file = ada.home.with_file_name("many.json");
+    std::fs::write(&file, many_sessions()).expect("target can be written");
+    ada.ok(&["session", "import", &file.display().to_string()]);
+    bob.ok(&["-p", "of his own"]);
+    link_quietly(&ada, &bob);
+    let mut giving = here
+        .command(&tiles(&ada, &["sync", "--watch"]))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("it can be run");
+    let size = |name: &str| std::fs::metadata(bob.root.join(name)).map_or(0, |metadata| metadata.len());
+    let before = size("data/tiles.db");
+    let in_first_chunk = || size("data/tiles.db-wal") > 1 << 16;
+    // What is in the database itself was in the log before, whole.
+    let in_later_chunk = || size("data/tiles.db") > before + (2 << 20);
+    for is_time in [&in_first_chunk as &dyn Fn() -> bool, &in_later_chunk] {
+        let mut command = there.command(&tiles(&bob, &["sync", "--wait", "20"]));
+        let mut taking = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it can be run");
+        while !is_time() && taking.try_wait().expect("it can be asked").is_none() {
+            std::thread::yield_now();
+        }
+        let _ = taking.kill();
+        taking.wait().expect("it ends");
+        assert!(titles(&bob).contains(&"of his own".into()));
+    }
+    let output = there.command(&tiles(&bob, &["sync", "--json", "--wait", "20"])).output().expect("it can be run");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: Value = serde_json::from_slice(&output.stdout).expect("it is JSON");
+    assert!(report[0]["received"]["messages"].as_u64().expect("a number") < 6_000, "it went on: {report}");
+    giving.kill().expect("it runs");
+    giving.wait().expect("it ends");
+    assert_eq!(titles(&bob).len(), 61);
+    assert_eq!(titles(&ada), titles(&bob));
+    let _ = std::fs::remove_file(file);
+}

@@ -275,6 +275,28 @@ fn runs_that_do_not_fit_are_refused_and_change_nothing() {
     check_same(&[a, b]);
 }
 
+#[test]
+fn a_full_drive_takes_nothing_of_a_chunk_and_all_of_it_once_there_is_room() {
+    let devices = family(2);
+    let [a, b] = [&devices[0], &devices[1]];
+    for n in 0..40 {
+        talk(&a.store, &format!("{n}"), &"words enough for some pages ".repeat(200));
+    }
+    let runs: Vec<CheckedRun> =
+        lacking(a, b).into_iter().map(|run| CheckedRun::new(run, later(1_000)).expect("it is right")).collect();
+    let before = (b.state(), b.store.vector().expect("it can be read"));
+    let pages: i64 = b.store.connection.query_row("PRAGMA page_count", (), |row| row.get(0)).expect("it has some");
+    let limit = |pages: i64| b.store.connection.pragma_update(None, "max_page_count", pages).expect("it can be set");
+    limit(pages + 8);
+    let full = b.store.import_runs(&runs, b.did(), later(1_000)).expect_err("there is no room");
+    assert!(full.hint().is_some(), "{full}");
+    assert_eq!((b.state(), b.store.vector().expect("it can be read")), before);
+    limit(1 << 30);
+    let taken = b.store.import_runs(&runs, b.did(), later(1_000)).expect("there is room");
+    assert!(taken.iter().all(Result::is_ok), "{taken:?}");
+    check_same(&[a, b]);
+}
+
 /// The database as it lies on the drive, in another folder: a copied drive.
 fn copied(device: Device) -> (Device, Device) {
     let Device { identity, folder, store } = device;

@@ -49,17 +49,16 @@ fn names(drives: &LinkedDrives) -> HashMap<Did, String> {
 }
 
 fn report(app: &App, screen: &Screen, outcomes: Vec<Outcome>) -> Result<(), Failure> {
-    let json: Vec<Value> = outcomes.iter().map(|outcome| json_of(screen, outcome)).collect();
-    app.print(&json!(json), || {
-        let synced = outcomes.iter().filter(|outcome| outcome.is_synced || outcome.report.rounds > 0);
-        synced.map(|outcome| format!("{}\n", sentence(&screen.name(&outcome.peer), &outcome.report))).collect()
-    })?;
-    let mut last = None;
     let any_synced = outcomes.iter().any(|outcome| outcome.is_synced);
-    for outcome in outcomes {
-        if outcome.is_synced {
-            continue;
-        }
+    if any_synced {
+        let json: Vec<Value> = outcomes.iter().map(|outcome| json_of(screen, outcome)).collect();
+        app.print(&json!(json), || {
+            let met = outcomes.iter().filter(|outcome| outcome.is_synced || outcome.report.rounds > 0);
+            met.map(|outcome| format!("{}\n", sentence(&screen.name(&outcome.peer), &outcome.report))).collect()
+        })?;
+    }
+    let mut last = None;
+    for outcome in outcomes.into_iter().filter(|outcome| !outcome.is_synced) {
         let name = screen.name(&outcome.peer);
         match outcome.error {
             Some(error) if any_synced => app.terminal.warn(&format!("{name}: {error}")),
