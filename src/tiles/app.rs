@@ -244,10 +244,19 @@ impl App {
 
     /// Says that the program met a defect of its own.
     fn report_defect(&self) -> ExitCode {
-        self.terminal.restore();
-        let hint = "everything acknowledged is stored; `data/logs` says where it was, and no word of yours";
-        self.terminal.error(&*Failure::new(Code::Defect, "Tiles met a defect of its own", "").error, Some(hint));
+        // Until the program is gone.
+        std::mem::forget(self.last_word.take());
+        self.terminal.leave();
+        let is_logged = self.log.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        let place = if is_logged { ". `data/logs/tiles.log` says where it was, and no word of yours" } else { "" };
+        let hint = format!("start Tiles again: everything it acknowledged is stored{place}");
+        self.terminal.error(&*Failure::new(Code::Defect, "Tiles met a defect of its own", "").error, Some(&hint));
         ExitCode::from(Code::Defect as u8)
+    }
+
+    /// Whether a test wants a defect at `place`. A release build has nothing of it, not even the variable's name.
+    pub(crate) fn shall_break(place: &str) -> bool {
+        cfg!(debug_assertions) && std::env::var("TILES_DEFECT").is_ok_and(|named| named == place)
     }
 
     /// Whether who had the bundle before didn't give it back.

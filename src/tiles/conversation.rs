@@ -194,7 +194,10 @@ impl App {
         host.fits(Model::memory_bytes(&resolved.folder, &load)?)?;
         let options = EngineOptions { load, clock: Arc::clone(&self.clock) };
         let folder = resolved.folder.clone();
-        Ok(Worker::spawn(move |progress| Engine::load(&folder, &options, progress)))
+        Ok(Worker::spawn(move |progress| {
+            assert!(!Self::shall_break("engine"), "a defect in the engine's thread");
+            Engine::load(&folder, &options, progress)
+        }))
     }
 
     /// Shows how far loading is, until it ends or Ctrl-C is pressed.

@@ -229,6 +229,7 @@ impl Repl<'_> {
     }
 
     fn say(&mut self, message: &str) -> Result<(), Failure> {
+        assert!(!App::shall_break("prompt"), "a defect that quotes `{message}`");
         self.app.wait_for_engine(&self.worker);
         self.take_up_state();
         let mut screen = Screen::new(self.app, &self.syntaxes, self.folds);

@@ -87,7 +87,7 @@ impl App {
         first: &OnboardingArguments,
         unexpected: Unexpected,
     ) -> Result<Open, Failure> {
-        let lock = self.lock(bundle)?;
+        let mut lock = self.lock(bundle)?;
         let key_file = KeyFile::new(&bundle.key_folder());
         let mut nickname = first.nickname.clone();
         let mut header = None;
@@ -111,6 +111,7 @@ impl App {
         };
         let access = if lock.is_held() { Access::ReadWrite } else { Access::ReadOnly };
         let store = self.open_database(bundle, &identity, header, access, unexpected)?;
+        lock.settle();
         if access == Access::ReadOnly {
             self.terminal.warn("the drive is write-protected: nothing of this conversation is saved");
         }

@@ -149,7 +149,7 @@ fn back_up(app: &App, bundle: &Bundle<Verified>, file: Option<&Path>, replace: b
 
 /// Recovers the database; `tiles doctor --recover` is the same.
 pub(crate) fn recover(app: &App, bundle: &Bundle<Verified>, from: Option<&Path>, how: How) -> Result<(), Failure> {
-    let lock = app.lock(bundle)?;
+    let mut lock = app.lock(bundle)?;
     if !lock.is_held() && !how.dry_run {
         return Err(StoreError::ReadOnly { path: bundle.database() }.into());
     }
@@ -181,6 +181,7 @@ pub(crate) fn recover(app: &App, bundle: &Bundle<Verified>, from: Option<&Path>,
     let store = app.open_database(bundle, identity, unlocked.header, Access::ReadWrite, Unexpected::Accept)?;
     store.accept_lineage()?;
     store.close()?;
+    lock.settle();
     tell(app, &plan, aside.as_deref(), false)
 }
 

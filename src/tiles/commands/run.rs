@@ -143,6 +143,7 @@ fn one_answer(
     let mut screen = Screen::new(app, &syntaxes, false);
     let keep = keep(app, open.map(|open| &open.store));
     let quiet = app.global.json;
+    assert!(!App::shall_break("answer"), "a defect that quotes `{question}`");
     let completion = chat.ask(
         worker,
         keep,
