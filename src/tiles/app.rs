@@ -33,6 +33,9 @@ use crate::terminal::{Terminal, TerminalError, TerminalSettings};
 /// The largest program that is read into memory at the start: many times ours.
 const PROGRAM_BYTES_MAX: u64 = 512 << 20;
 
+/// Says to the program that takes this one's place what it goes on with.
+const AFTER_LOCK: &str = "--after-lock";
+
 /// The file in the system's folder that names another one, where `tiles data set-path` moved the installation there.
 const LOCATION_NAME: &str = "location";
 /// The longest path that is read from it.
@@ -143,7 +146,7 @@ fn locked_arguments(typed: impl Iterator<Item = OsString>) -> Vec<OsString> {
         }
         is_value = FLAGS.contains(&&*text);
         let has_value = |flag: &str| text.strip_prefix(flag).is_some_and(|rest| rest.starts_with('='));
-        if !is_value && !FLAGS.iter().any(|flag| has_value(flag)) {
+        if !is_value && text != AFTER_LOCK && !FLAGS.iter().any(|flag| has_value(flag)) {
             kept.push(argument);
         }
     }
@@ -462,6 +465,7 @@ impl App {
             self.terminal.error(&*failure.error, failure.hint.as_deref());
         }
         let mut arguments = locked_arguments(std::env::args_os().skip(1));
+        arguments.push(AFTER_LOCK.into());
         arguments.extend(session.map(|session| OsString::from(format!("--session={session}"))));
         self.terminal.say(match session {
             Some(_) => "Locked: the keys and all that was said are out of memory. The conversation goes on with the passphrase.",
@@ -527,6 +531,7 @@ mod tests {
         check(&["--passphrase-file", "x"], &[]);
         check(&["run", "m", "--passphrase-file=x", "--seed", "1"], &["run", "m", "--seed", "1"]);
         check(&["--passphrase-fd", "3", "--session", "ab", "run"], &["run"]);
+        check(&["run", "--after-lock"], &["run"]);
         check(&["--session=ab", "--passphrase-file", "--session", "--stats"], &["--stats"]);
         check(&["--system", "Be brief.", "--bundle", "/x"], &["--system", "Be brief.", "--bundle", "/x"]);
     }
