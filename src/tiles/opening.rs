@@ -182,9 +182,10 @@ pub(crate) fn explain(lineage: &Lineage) -> Option<(String, &'static str)> {
                 "an older key file was put in place (change {key}; the database was last opened with change {database}), \
                  so the passphrase is the one of that time"
             );
+            // Setting the passphrase alone would make it one of another copy: the database knows a change of that number.
             (
                 what,
-                "put the newer `data/key.a` and `data/key.b` back, or set the passphrase again with `tiles key passphrase`",
+                "put the newer `data/key.a` and `data/key.b` back; without them, go on with it and then set the passphrase again with `tiles key passphrase`",
             )
         }
         Lineage::KeyForked { generation } => {
