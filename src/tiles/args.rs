@@ -9,8 +9,8 @@ pub(crate) mod data;
 pub(crate) mod key;
 pub(crate) mod link;
 
-pub(crate) use bundle::{BundleCommand, Landing};
 use crate::changes::Changes;
+pub(crate) use bundle::{BundleCommand, Landing};
 use data::{DataCommand, DoctorArguments};
 use key::KeyCommand;
 use link::LinkCommand;
@@ -182,7 +182,7 @@ pub(crate) struct RunArguments {
     pub(crate) model: Option<String>,
     /// What was changed since.
     #[arg(skip)]
-    pub(crate) changes: Changes,
+    pub(crate) changes: Box<Changes>,
     /// Go on with what was changed before `/lock`
     #[arg(long, hide = true)]
     pub(crate) after_lock: bool,

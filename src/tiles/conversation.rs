@@ -56,7 +56,7 @@ struct Found {
 impl App {
     /// Resolves MODEL and the flags; `Ok(None)` where the model may be one that only an unlocked bundle knows.
     pub(crate) fn resolve(&self, library: &Library, run: &RunArguments) -> Result<Resolved, Failure> {
-        let changes = run.changes.clone();
+        let changes = (*run.changes).clone();
         let run = &changes.over(run);
         let backend = match run.engine {
             EngineChoice::Auto => BackendChoice::Auto,
@@ -294,7 +294,7 @@ fn not_imported(file: &Path) -> Failure {
 fn absent(from: &str) -> Failure {
     let hint = "import it with `tiles model import PATH`, copy it from another bundle with `tiles model export`, or name \
                 one that `tiles model list` shows";
-    Failure::new(Code::Model, format!("the model `{from}` isn't on this drive"), hint)
+    Failure::new(Code::Model, format!("the model `{from}` isn't here"), hint)
 }
 
 /// Shows a reply while it comes: the answer rendered on stdout, thoughts dim on stderr, in full or folded into one line.

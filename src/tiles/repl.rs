@@ -431,7 +431,7 @@ impl Repl<'_> {
 
     fn change_model(&mut self, name: String) -> Result<(), Failure> {
         let library = self.open.map_or_else(|| shipped(self.bundle), |open| open.library(self.bundle))?;
-        let arguments = RunArguments { changes: Changes::of_model(name), ..RunArguments::default() };
+        let arguments = RunArguments { changes: Box::new(Changes::of_model(name)), ..RunArguments::default() };
         let resolved = self.app.resolve(&library, &arguments)?;
         self.keep_state();
         self.has_answered = false;

@@ -113,7 +113,7 @@ fn a_lost_database_is_never_silently_begun_anew() {
             "gone" => fs::remove_file(database(&bundle)).expect("it is there"),
             _ => fs::write(database(&bundle), b"").expect("it can be written"),
         }
-        refused(&bundle.unlocked(&["run", "-p", "hello"]), 5, "is gone: this drive was last changed at");
+        refused(&bundle.unlocked(&["run", "-p", "hello"]), 5, "is gone: it was last changed at");
         assert_eq!(bundle.json(&["data", "recover"])["source"], "backup", "{lost}");
         assert_eq!(sessions(&bundle), 1);
     }
@@ -216,7 +216,7 @@ fn an_older_key_file_and_one_of_another_copy_are_told_apart() {
     // The other copy's, on which it was changed as often.
     let lemon = change_passphrase(&second, second.passphrase(), "lemon");
     put_keys(&first, &keys(&second));
-    refused(&list(&lemon), 5, "the key file comes from another copy of this drive");
+    refused(&list(&lemon), 5, "the key file comes from another copy of what is here");
     let again = change_passphrase(&first, &lemon, "again");
     assert!(list(&again).status.success(), "setting it again is what the hint says");
 }

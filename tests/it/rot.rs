@@ -309,7 +309,11 @@ fn a_flip_in_a_log_is_harmless() {
             log().add(Timestamp::from_ms(1), Event::Unclean).unwrap_or_else(|error| panic!("{which}: {error}"));
             let after = fs::read(&first).expect("it is there");
             // What is in it is nobody's business but a person's; it is neither read nor changed, only added to.
-            assert_eq!(after.strip_prefix(&*before), Some(&b"1970-01-01T00:00:00Z unclean the last exit\n"[..]), "{which}");
+            assert_eq!(
+                after.strip_prefix(&*before),
+                Some(&b"1970-01-01T00:00:00Z unclean the last exit\n"[..]),
+                "{which}"
+            );
             assert_eq!(fs::read(&second).expect("it is there"), other, "{which}");
         });
     }

@@ -15,7 +15,7 @@ import sys
 
 # What the C library, the loader and the questions about the machine read.
 SYSTEM = (
-    "/usr/lib", "/lib", "/lib64", "/usr/lib64", "/etc/ld.so.cache", "/etc/ld.so.preload", "/etc/localtime",
+    "/usr/lib", "/usr/share/locale", "/lib", "/lib64", "/usr/lib64", "/etc/ld.so.cache", "/etc/ld.so.preload", "/etc/localtime",
     "/usr/share/zoneinfo", "/proc/self", "/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/proc/sys", "/proc/swaps", "/sys/class/block", "/proc/filesystems", "/proc/mounts", "/sys/devices/system/cpu", "/sys/fs/cgroup", "/sys/kernel/mm", "/dev/null", "/dev/urandom",
     "/dev/random", "/dev/tty",
     # The drive's own device: what was written to it is read back from there, not from memory.

@@ -112,7 +112,9 @@ pub(super) fn before(folder: &Path, seal: SealPublicKey) -> Result<Option<Before
     match disk::kind(&folder.join(MANIFEST_NAME))? {
         None => return Ok(None),
         // Power that goes while the list gets its name leaves nothing behind that name on exFAT.
-        Some(Kind::File) if disk::size(&folder.join(MANIFEST_NAME))? == Some(0) && is_begun(folder)? => return Ok(None),
+        Some(Kind::File) if disk::size(&folder.join(MANIFEST_NAME))? == Some(0) && is_begun(folder)? => {
+            return Ok(None);
+        }
         Some(_) => {}
     }
     let found = Bundle::<Found>::find(Some(folder), folder)?;

@@ -269,7 +269,7 @@ fn what_can_not_be_built_is_refused_before_a_byte_is_written() {
 fn a_build_that_was_cut_goes_on_with_the_same_command() {
     let workshop = Workshop::new();
     let all = workshop.all();
-    let target = workshop.path("Tiles");
+    let target = workshop.path("drive");
     let total = {
         let mut steps = 0;
         let plan = workshop.plan(&all).expect("it can be built");
@@ -289,7 +289,7 @@ fn a_build_that_was_cut_goes_on_with_the_same_command() {
             })
         }));
         assert!(cut.is_err());
-        workshop.write("Tiles/bin/linux-x86_64/tiles.partial", b"torn");
+        workshop.write("drive/bin/linux-x86_64/tiles.partial", b"torn");
         let bundle = workshop.build(&all).unwrap_or_else(|error| panic!("cut at {cut_at}: {error}"));
         assert_eq!(bundle.manifest().generation, 1);
         fs::remove_file(target.join("bin/linux-x86_64/tiles.partial")).unwrap_or_default();
@@ -297,18 +297,18 @@ fn a_build_that_was_cut_goes_on_with_the_same_command() {
     }
     // At the last step the list is half named, as exFAT may leave it.
     fs::remove_dir_all(&target).expect("it is there");
-    workshop.write("Tiles/build.partial", BEGUN);
-    workshop.write("Tiles/MANIFEST.toml", b"");
+    workshop.write("drive/build.partial", BEGUN);
+    workshop.write("drive/MANIFEST.toml", b"");
     workshop.build(&all).expect("it goes on");
     // What isn't ours is nobody's beginning.
     for (name, content) in [("build.partial/x", &b"x"[..]), ("other", BEGUN)] {
         fs::remove_dir_all(&target).expect("it is there");
-        workshop.write(&format!("Tiles/{name}"), content);
+        workshop.write(&format!("drive/{name}"), content);
         assert!(matches!(workshop.plan(&all), Err(BuildError::Occupied { .. })), "{name}");
     }
     fs::remove_dir_all(&target).expect("it is there");
-    workshop.write("Tiles/build.partial", b"a build of another kind");
-    workshop.write("Tiles/bin/mine", b"precious");
+    workshop.write("drive/build.partial", b"a build of another kind");
+    workshop.write("drive/bin/mine", b"precious");
     assert!(matches!(workshop.plan(&all), Err(BuildError::Occupied { .. })));
 }
 

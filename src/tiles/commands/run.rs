@@ -59,10 +59,12 @@ pub(crate) fn run(app: &App, arguments: &RunArguments) -> Result<(), Failure> {
         Some(open) if arguments.after_lock => Changes::take(&open.store)?,
         _ => Changes::default(),
     };
-    let arguments = &RunArguments { changes, ..arguments.clone() };
+    let arguments = &RunArguments { changes: Box::new(changes), ..arguments.clone() };
     let (worker, resolved) = match (early, &open) {
         // The same weights, whatever else was changed.
-        (Some((worker, _)), Some(open)) if arguments.changes != Changes::default() && arguments.changes.model.is_none() => {
+        (Some((worker, _)), Some(open))
+            if *arguments.changes != Changes::default() && arguments.changes.model.is_none() =>
+        {
             (worker, app.resolve(&open.library(&bundle)?, arguments)?)
         }
         (Some(early), _) if arguments.changes.model.is_none() => early,
