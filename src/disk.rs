@@ -15,7 +15,7 @@ mod medium;
 mod partial;
 mod resident;
 
-pub use self::medium::{UncachedFile, file_bytes_max, forget_blocks};
+pub use self::medium::{UncachedFile, file_bytes_max, forget_blocks, is_fat_name};
 pub use self::partial::PartialFile;
 pub use self::resident::read_through;
 
@@ -366,7 +366,11 @@ pub fn can_write(path: &Path) -> bool {
 /// What writing can meet.
 pub fn overwrite(mut file: &File, path: &Path, content: &[u8]) -> Result<(), DiskError> {
     let written = file.seek(SeekFrom::Start(0)).and_then(|_| file.write_all(content));
-    let cut = written.and_then(|()| file.set_len(content.len() as u64));
+    // Only where it is longer: some file systems in user space refuse to be told a length, also the one that is there.
+    let cut = written.and_then(|()| file.metadata()).and_then(|metadata| match content.len() as u64 {
+        bytes if metadata.len() == bytes => Ok(()),
+        bytes => file.set_len(bytes),
+    });
     cut.map_err(|e| DiskError::new("write", path, e))
 }
 
@@ -526,7 +530,13 @@ pub fn remove_folder(path: &Path) -> Result<(), DiskError> {
 /// What asking can meet.
 pub fn free_bytes(path: &Path) -> Result<u64, DiskError> {
     let stats = rustix::fs::statvfs(path).map_err(|e| DiskError::new("measure", path, e.into()))?;
-    Ok(stats.f_bavail.saturating_mul(stats.f_frsize))
+    Ok(available_bytes(&stats))
+}
+
+/// What is left by what a file system says of itself. One that says it has no blocks at all, as some in user space do,
+/// doesn't know, and is no reason to refuse.
+fn available_bytes(stats: &rustix::fs::StatVfs) -> u64 {
+    if stats.f_blocks == 0 { u64::MAX } else { stats.f_bavail.saturating_mul(stats.f_frsize) }
 }
 
 #[cfg(test)]

@@ -100,7 +100,7 @@ pub enum EngineError {
     #[error(transparent)]
     Load(Arc<EngineError>),
     /// The engine's thread is gone.
-    #[error("the engine has stopped")]
+    #[error("the engine met a defect of its own and has stopped")]
     Stopped,
 }
 
@@ -118,7 +118,7 @@ impl Hint for EngineError {
             Self::EmptyPrompt => Some("correct the `TEMPLATE` of the Modelfile".into()),
             Self::Random(_) => Some("give a seed with `--seed`".into()),
             Self::Load(error) => error.hint(),
-            Self::Stopped => Some("start the program again".into()),
+            Self::Stopped => Some("start Tiles again: everything it acknowledged is stored".into()),
         }
     }
 }

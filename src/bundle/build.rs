@@ -26,6 +26,11 @@ mod gather;
 
 use gather::Before;
 
+/// The file that says whose beginning a folder holds, until the list is in it.
+const BEGUN_NAME: &str = "build.partial";
+/// What it has: nobody else writes that.
+const BEGUN: &[u8] = b"Tiles is building a bundle here: the same command again goes on with it.\n";
+
 /// The empty file that makes Spotlight leave a folder alone.
 pub(super) const NEVER_INDEX_NAME: &str = ".metadata_never_index";
 
@@ -308,7 +313,7 @@ impl BuildPlan {
     ///
     /// # Errors
     /// [`BundleError::InUse`], and what writing and reading back can meet. What was built so far then stays, unsealed:
-    /// building again goes on with it where it was a bundle before.
+    /// building again goes on with it.
     pub fn execute(
         &self,
         key: &SigningKey,
@@ -319,6 +324,11 @@ impl BuildPlan {
             true => Some(Bundle::<Found>::find(Some(&self.folder), &self.folder)?.lock(holder)?),
             false => None,
         };
+        let begun = self.folder.join(BEGUN_NAME);
+        if !self.is_update {
+            disk::create_folder(&self.folder)?;
+            disk::write(&begun, BEGUN)?;
+        }
         disk::create_folder(&self.folder.join("data"))?;
         let mut described = Vec::new();
         for step in &self.steps {
@@ -353,6 +363,7 @@ impl BuildPlan {
         for (name, content) in [(SIGNATURE_NAME, &signature), (MANIFEST_NAME, &text)] {
             read_back::bytes(&self.folder.join(name), content.as_bytes(), &mut medium)?;
         }
+        disk::remove(&begun)?;
         drop(lock);
         let trust = Trust::Release(SealPublicKey(key.verifying_key().to_bytes()));
         Ok(Bundle::<Found>::find(Some(&self.folder), &self.folder)?.verify(trust)?)

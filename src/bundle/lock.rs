@@ -127,11 +127,13 @@ pub struct BundleLock {
     file: Option<File>,
     path: PathBuf,
     last_exit: LastExit,
+    /// What the file has after this process: blank, or the mark of an unclean exit that nobody has looked into yet.
+    left: Vec<u8>,
 }
 
 impl BundleLock {
     pub(super) fn take(data: &Path, path: &Path, is_read_only: bool, holder: Holder) -> Result<Self, BundleError> {
-        let not_held = || Self { file: None, path: path.into(), last_exit: LastExit::Clean };
+        let not_held = || Self { file: None, path: path.into(), last_exit: LastExit::Clean, left: Vec::new() };
         if is_read_only {
             return Ok(not_held());
         }
@@ -167,7 +169,9 @@ impl BundleLock {
         }
         let is_blank = content.iter().all(u8::is_ascii_whitespace);
         let last_exit = if is_blank { LastExit::Clean } else { LastExit::Unclean(last) };
-        Ok(Self { file: Some(file), path: path.into(), last_exit })
+        let mut left = content;
+        left.resize(LOCK_BYTES, b'\n');
+        Ok(Self { file: Some(file), path: path.into(), last_exit, left })
     }
 
     /// Whether the bundle is held; it isn't where nothing can be written.
@@ -179,13 +183,20 @@ impl BundleLock {
     pub fn last_exit(&self) -> &LastExit {
         &self.last_exit
     }
+
+    /// Notes that what an unclean exit may have done to the database was looked into. Without that the mark of such an
+    /// exit is there again when the bundle is given back, for whoever opens the database.
+    pub fn settle(&mut self) {
+        self.left = vec![b'\n'; LOCK_BYTES];
+    }
 }
 
 impl Drop for BundleLock {
     fn drop(&mut self) {
-        if let Some(file) = self.file.take() {
+        // What a defect of ours ends is an unclean exit.
+        if let Some(file) = self.file.take().filter(|_| !std::thread::panicking()) {
             // A pulled drive can't be told; the next to open it then knows of an unclean exit, which it was.
-            let _ = disk::overwrite(&file, &self.path, &[b'\n'; LOCK_BYTES]);
+            let _ = disk::overwrite(&file, &self.path, &self.left);
         }
     }
 }
@@ -238,7 +249,12 @@ mod tests {
             (b"", LastExit::Clean),
         ] {
             std::fs::write(&path, content).expect("it can be written");
-            assert_eq!(take(&folder, holder("desk", "b2")).expect("no one has it").last_exit(), &expected);
+            // Who doesn't look into it leaves it as it was found.
+            for _ in 0..2 {
+                assert_eq!(take(&folder, holder("desk", "b2")).expect("no one has it").last_exit(), &expected);
+            }
+            take(&folder, holder("desk", "b2")).expect("no one has it").settle();
+            assert_eq!(take(&folder, holder("desk", "b2")).expect("no one has it").last_exit(), &LastExit::Clean);
         }
         std::fs::write(&path, too_long).expect("it can be written");
         let lock = take(&folder, holder("desk", "b2")).expect("no one has it");

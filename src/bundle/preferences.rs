@@ -1,12 +1,15 @@
 //! The settings of a bundle that are needed before it is unlocked: `data/settings.toml`, plain text.
 //!
-//! Nothing vouches for the file, so it holds only what can do no harm: the name of a model, which is verified by itself,
-//! when to use colour, and a relay, which sees who talks with whom and when, and nothing of what is said. A Modelfile isn't among it: its SYSTEM text would be anybody's who had the drive.
+//! Nobody vouches for the file, so it holds only what can do no harm: the name of a model, which is verified by itself,
+//! when to use colour, and a relay, which sees who talks with whom and when, and nothing of what is said. A Modelfile isn't
+//! among it: its SYSTEM text would be anybody's who had the drive. Its last line is a digest of the others: rot, which would
+//! quietly name another model or relay, is noticed; who changes it on purpose isn't.
 
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::digest::Sha256Digest;
 use crate::disk::{self, DiskError};
 use crate::hint::Hint;
 
@@ -16,6 +19,8 @@ const SETTINGS_BYTES_MAX: u64 = 4_096;
 const RELAY_SCHEME: &str = "https://";
 /// The longest address of a relay, in bytes: what a ticket has room for.
 const RELAY_BYTES_MAX: usize = 200;
+/// How the line with the digest of those before it begins. A file without one is from before there was one, or by hand.
+const DIGEST_KEY: &str = "sha256 = ";
 /// The longest value, in bytes.
 const VALUE_BYTES_MAX: usize = 256;
 
@@ -40,7 +45,7 @@ pub enum PreferenceError {
         value: String,
     },
     /// The file isn't one of settings.
-    #[error("`{}` isn't a file of settings", path.display())]
+    #[error("`{}` isn't a file of settings, or isn't as it was written", path.display())]
     Unreadable {
         /// Which file.
         path: PathBuf,
@@ -57,15 +62,14 @@ impl Hint for PreferenceError {
             Self::Value { name: "color", .. } => "choose `auto`, `always` or `never`".into(),
             Self::Value { name: "relay", .. } => "give the address of a relay of yours, `https://…`".into(),
             Self::Value { .. } => "give the name of a model, as `tiles model list` shows it".into(),
-            Self::Unreadable { .. } => "remove it: it holds only what `tiles config set` put there".into(),
+            Self::Unreadable { .. } => "remove it, and set anew with `tiles config set` what you had set".into(),
             Self::Disk(error) => return error.hint(),
         })
     }
 }
 
 /// The settings of a bundle.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Preferences {
     /// When to use colour.
     pub color: Option<String>,
@@ -73,6 +77,16 @@ pub struct Preferences {
     pub model: Option<String>,
     /// The person's own relay, for drives that share no network.
     pub relay: Option<String>,
+}
+
+/// What the file has.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wire {
+    color: Option<String>,
+    model: Option<String>,
+    relay: Option<String>,
+    sha256: Option<String>,
 }
 
 impl Preferences {
@@ -90,7 +104,12 @@ impl Preferences {
             Err(error) => return Err(error.into()),
         };
         let unreadable = || PreferenceError::Unreadable { path: path.into() };
-        let read: Self = toml::from_str(&text).map_err(|_| unreadable())?;
+        let Wire { color, model, relay, sha256 } = toml::from_str(&text).map_err(|_| unreadable())?;
+        let lines = text.rfind(DIGEST_KEY).map_or("", |end| &text[..end]);
+        if sha256.is_some_and(|digest| digest != Sha256Digest::of(lines.as_bytes()).to_string()) {
+            return Err(unreadable());
+        }
+        let read = Self { color, model, relay };
         let is_good =
             PREFERENCES.iter().all(|(name, values)| read.value(name).is_none_or(|value| fits(name, values, value)));
         if is_good { Ok(read) } else { Err(unreadable()) }
@@ -132,7 +151,9 @@ impl Preferences {
     /// What writing can meet.
     pub fn write(&self, path: &Path) -> Result<(), PreferenceError> {
         let lines = PREFERENCES.iter().filter_map(|(name, _)| Some(format!("{name} = \"{}\"\n", self.value(name)?)));
-        Ok(disk::write(path, lines.collect::<String>().as_bytes())?)
+        let lines: String = lines.collect();
+        let digest = Sha256Digest::of(lines.as_bytes());
+        Ok(disk::write(path, format!("{lines}{DIGEST_KEY}\"{digest}\"\n").as_bytes())?)
     }
 }
 
@@ -166,6 +187,13 @@ mod tests {
         let set = set.and_then(|set| set.with("relay", Some("https://relay.example.org:8443")));
         let set = set.expect("each can be set");
         set.write(&path).expect("it can be written");
+        assert_eq!(Preferences::read(&path).expect("it is there"), set);
+        // Another model by one flipped bit; and a file from before there was a digest.
+        let written = std::fs::read_to_string(&path).expect("it is there");
+        std::fs::write(&path, written.replace("small-1.5", "small-1.4")).expect("it can be written");
+        assert!(matches!(Preferences::read(&path), Err(PreferenceError::Unreadable { .. })));
+        let lines = written.lines().filter(|line| !line.starts_with(DIGEST_KEY));
+        std::fs::write(&path, lines.collect::<Vec<_>>().join("\n")).expect("it can be written");
         assert_eq!(Preferences::read(&path).expect("it is there"), set);
         assert_eq!(set.clone().with("color", None).expect("it can be taken away").color, None);
         for (name, value) in [

@@ -18,7 +18,13 @@ const PIECE_BYTES: usize = 1024 * 1024;
 /// What asking can meet.
 pub fn file_bytes_max(path: &Path) -> Result<u64, DiskError> {
     let stats = rustix::fs::statfs(path).map_err(|e| DiskError::new("measure", path, e.into()))?;
-    Ok(if is_fat(&stats) { FAT32_FILE_BYTES_MAX } else { u64::MAX })
+    let is_fat = is_fat(&stats) || super::volume::file_system(path).is_some_and(|name| is_fat_name(&name));
+    Ok(if is_fat { FAT32_FILE_BYTES_MAX } else { u64::MAX })
+}
+
+/// Whether a file system of that name has FAT's limit, also where a program in user space serves it.
+pub fn is_fat_name(name: &str) -> bool {
+    matches!(name, "vfat" | "msdos" | "fuse.vfat" | "fuse.fusefat")
 }
 
 /// `MSDOS_SUPER_MAGIC` of Linux, which FAT12, FAT16 and FAT32 share.

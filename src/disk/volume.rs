@@ -39,14 +39,14 @@ impl Volume {
         Ok(Self {
             file_system: file_system(path),
             is_read_only: stats.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY),
-            free_bytes: stats.f_bavail.saturating_mul(stats.f_frsize),
+            free_bytes: super::available_bytes(&stats),
             total_bytes: stats.f_blocks.saturating_mul(stats.f_frsize),
         })
     }
 }
 
 #[cfg(target_os = "linux")]
-fn file_system(path: &Path) -> Option<String> {
+pub(super) fn file_system(path: &Path) -> Option<String> {
     let path = fs::canonicalize(path).ok()?;
     let mounts = super::read_stream(Path::new("/proc/self/mountinfo"), MOUNTS_BYTES_MAX).ok()?;
     longest_mount(&String::from_utf8_lossy(&mounts), &path)
@@ -69,14 +69,14 @@ fn longest_mount(mounts: &str, path: &Path) -> Option<String> {
 }
 
 #[cfg(target_os = "macos")]
-fn file_system(path: &Path) -> Option<String> {
+pub(super) fn file_system(path: &Path) -> Option<String> {
     let stats = rustix::fs::statfs(path).ok()?;
     let name: Vec<u8> = stats.f_fstypename.iter().take_while(|c| **c != 0).map(|c| *c as u8).collect();
     String::from_utf8(name).ok()
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "macos")))]
-fn file_system(_: &Path) -> Option<String> {
+pub(super) fn file_system(_: &Path) -> Option<String> {
     None
 }
 

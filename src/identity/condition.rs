@@ -53,7 +53,7 @@ impl fmt::Display for SlotState {
             Self::Ahead => {
                 f.write_str("is newer and opens with another passphrase: a change of the passphrase was cut")
             }
-            Self::Foreign => f.write_str("comes from another copy of this drive, which was changed on its own"),
+            Self::Foreign => f.write_str("comes from another copy of what is here, which was changed on its own"),
         }
     }
 }

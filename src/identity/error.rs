@@ -124,15 +124,13 @@ impl Hint for KeyError {
             Self::WrongPassphrase => {
                 "type it again; if it is lost, set a new one with `tiles key restore` and the 24 recovery words".into()
             }
-            Self::WrongWords => "look for the words written down when this drive was set up".into(),
+            Self::WrongWords => "look for the words written down when Tiles was set up here".into(),
             Self::NoRecovery => "open it with the passphrase; nothing else can".into(),
             Self::Damaged { .. } => {
-                "copy `key.a` and `key.b` back from a backup or another copy of the drive; each opens on its own".into()
+                "copy `key.a` and `key.b` back from a backup or another copy of `data`; each opens on its own".into()
             }
-            Self::Newer { .. } => "update Tiles with `tiles update`".into(),
-            Self::Missing { .. } => {
-                "copy `key.a` or `key.b` back from a backup, or run `tiles` to set up a new drive".into()
-            }
+            Self::Newer { .. } => "open it with the Tiles that wrote it, or a later one".into(),
+            Self::Missing { .. } => "copy `key.a` or `key.b` back from a backup, or run `tiles` to begin anew".into(),
             Self::Exists { .. } => "unlock it, or choose another folder with `--bundle`".into(),
             Self::RefusedWork { .. } => "copy `key.a` and `key.b` back from a backup; Tiles didn't write these".into(),
             Self::Memory { .. } => "close other programs, or plug the drive into a computer with more memory".into(),

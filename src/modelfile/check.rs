@@ -79,7 +79,7 @@ pub(super) fn requires(modelfile: &Modelfile, current_version: &str) -> Result<(
     }
     let flaw = Flaw {
         message: Some(format!("this Modelfile needs Tiles {requires} or newer; this is {}", excerpt(current_version))),
-        hint: Some("update Tiles with `tiles update`".into()),
+        hint: Some("use a newer Tiles".into()),
         ..Flaw::at(instruction.value_span.clone(), format!("a version up to {}", excerpt(current_version)))
     };
     Err(Diagnostics(vec![flaw.locate(&modelfile.text)]))

@@ -107,7 +107,7 @@ pub enum StoreError {
     #[error("it was interrupted")]
     Interrupted,
     /// The database that was here isn't.
-    #[error("`{}` is gone: this drive was last changed at {last_at}", path.display())]
+    #[error("`{}` is gone: it was last changed at {last_at}", path.display())]
     Lost {
         /// Where it was.
         path: PathBuf,

@@ -33,6 +33,9 @@ use crate::terminal::{Terminal, TerminalError, TerminalSettings};
 /// The largest program that is read into memory at the start: many times ours.
 const PROGRAM_BYTES_MAX: u64 = 512 << 20;
 
+/// Says to the program that takes this one's place what it goes on with.
+const AFTER_LOCK: &str = "--after-lock";
+
 /// The file in the system's folder that names another one, where `tiles data set-path` moved the installation there.
 const LOCATION_NAME: &str = "location";
 /// The longest path that is read from it.
@@ -143,7 +146,7 @@ fn locked_arguments(typed: impl Iterator<Item = OsString>) -> Vec<OsString> {
         }
         is_value = FLAGS.contains(&&*text);
         let has_value = |flag: &str| text.strip_prefix(flag).is_some_and(|rest| rest.starts_with('='));
-        if !is_value && !FLAGS.iter().any(|flag| has_value(flag)) {
+        if !is_value && text != AFTER_LOCK && !FLAGS.iter().any(|flag| has_value(flag)) {
             kept.push(argument);
         }
     }
@@ -244,10 +247,19 @@ impl App {
 
     /// Says that the program met a defect of its own.
     fn report_defect(&self) -> ExitCode {
-        self.terminal.restore();
-        let hint = "everything acknowledged is stored; `data/logs` says where it was, and no word of yours";
-        self.terminal.error(&*Failure::new(Code::Defect, "Tiles met a defect of its own", "").error, Some(hint));
+        // Until the program is gone.
+        std::mem::forget(self.last_word.take());
+        self.terminal.leave();
+        let is_logged = self.log.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        let place = if is_logged { ". `data/logs/tiles.log` says where it was, and no word of yours" } else { "" };
+        let hint = format!("start Tiles again: everything it acknowledged is stored{place}");
+        self.terminal.error(&*Failure::new(Code::Defect, "Tiles met a defect of its own", "").error, Some(&hint));
         ExitCode::from(Code::Defect as u8)
+    }
+
+    /// Whether a test wants a defect at `place`. A release build has nothing of it, not even the variable's name.
+    pub(crate) fn shall_break(place: &str) -> bool {
+        cfg!(debug_assertions) && std::env::var("TILES_DEFECT").is_ok_and(|named| named == place)
     }
 
     /// Whether who had the bundle before didn't give it back.
@@ -453,6 +465,7 @@ impl App {
             self.terminal.error(&*failure.error, failure.hint.as_deref());
         }
         let mut arguments = locked_arguments(std::env::args_os().skip(1));
+        arguments.push(AFTER_LOCK.into());
         arguments.extend(session.map(|session| OsString::from(format!("--session={session}"))));
         self.terminal.say(match session {
             Some(_) => "Locked: the keys and all that was said are out of memory. The conversation goes on with the passphrase.",
@@ -518,6 +531,7 @@ mod tests {
         check(&["--passphrase-file", "x"], &[]);
         check(&["run", "m", "--passphrase-file=x", "--seed", "1"], &["run", "m", "--seed", "1"]);
         check(&["--passphrase-fd", "3", "--session", "ab", "run"], &["run"]);
+        check(&["run", "--after-lock"], &["run"]);
         check(&["--session=ab", "--passphrase-file", "--session", "--stats"], &["--stats"]);
         check(&["--system", "Be brief.", "--bundle", "/x"], &["--system", "Be brief.", "--bundle", "/x"]);
     }

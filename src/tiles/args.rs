@@ -10,6 +10,7 @@ pub(crate) mod key;
 pub(crate) mod link;
 pub(crate) mod sync;
 
+use crate::changes::Changes;
 pub(crate) use bundle::{BundleCommand, Landing};
 use data::{DataCommand, DoctorArguments};
 use key::KeyCommand;
@@ -187,6 +188,12 @@ pub(crate) struct RunArguments {
     /// A model's name, or the path of a Modelfile; only `tiles run` takes it, so that no mistyped command becomes one.
     #[arg(skip)]
     pub(crate) model: Option<String>,
+    /// What was changed since.
+    #[arg(skip)]
+    pub(crate) changes: Box<Changes>,
+    /// Go on with what was changed before `/lock`
+    #[arg(long, hide = true)]
+    pub(crate) after_lock: bool,
     /// Ask this, print the answer and end; `-` reads it from standard input
     #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
     pub(crate) prompt: Option<String>,

@@ -22,9 +22,11 @@ use tilekit::verified::VerifiedFolder;
 
 use crate::app::App;
 use crate::args::{EngineChoice, RunArguments};
+use crate::changes::Changes;
 use crate::failure::{Code, Failure};
 use crate::repl::markdown::code::Syntaxes;
 use crate::repl::markdown::{Markdown, Mode};
+use crate::repl::slash;
 use crate::repl::thoughts::Thoughts;
 use crate::terminal::Stream;
 use crate::terminal::progress::Progress;
@@ -39,6 +41,8 @@ pub(crate) struct Resolved {
     pub(crate) modelfile: Modelfile,
     /// What shall compute.
     pub(crate) backend: BackendChoice,
+    /// What of it was changed for this conversation.
+    pub(crate) changes: Changes,
 }
 
 /// What a Modelfile comes to: the model's name, its weights, and what is added to them.
@@ -52,6 +56,8 @@ struct Found {
 impl App {
     /// Resolves MODEL and the flags; `Ok(None)` where the model may be one that only an unlocked bundle knows.
     pub(crate) fn resolve(&self, library: &Library, run: &RunArguments) -> Result<Resolved, Failure> {
+        let changes = (*run.changes).clone();
+        let run = &changes.over(run);
         let backend = match run.engine {
             EngineChoice::Auto => BackendChoice::Auto,
             EngineChoice::Cpu => BackendChoice::Cpu,
@@ -79,11 +85,11 @@ impl App {
             examples: modelfile.messages(),
             parameters,
             template: modelfile.template(),
-            think: None,
+            think: changes.think.as_deref().and_then(slash::think),
             parser: modelfile.parser(),
             grammar: run.schema.as_deref().map(read_schema).transpose()?,
         };
-        Ok(Resolved { folder, adapter, setup, modelfile, backend })
+        Ok(Resolved { folder, adapter, setup, modelfile, backend, changes })
     }
 
     /// The model that came with the bundle, or the only one there is.
@@ -194,7 +200,10 @@ impl App {
         host.fits(Model::memory_bytes(&resolved.folder, &load)?)?;
         let options = EngineOptions { load, clock: Arc::clone(&self.clock) };
         let folder = resolved.folder.clone();
-        Ok(Worker::spawn(move |progress| Engine::load(&folder, &options, progress)))
+        Ok(Worker::spawn(move |progress| {
+            assert!(!Self::shall_break("engine"), "a defect in the engine's thread");
+            Engine::load(&folder, &options, progress)
+        }))
     }
 
     /// Shows how far loading is, until it ends or Ctrl-C is pressed.
@@ -285,7 +294,7 @@ fn not_imported(file: &Path) -> Failure {
 fn absent(from: &str) -> Failure {
     let hint = "import it with `tiles model import PATH`, copy it from another bundle with `tiles model export`, or name \
                 one that `tiles model list` shows";
-    Failure::new(Code::Model, format!("the model `{from}` isn't on this drive"), hint)
+    Failure::new(Code::Model, format!("the model `{from}` isn't here"), hint)
 }
 
 /// Shows a reply while it comes: the answer rendered on stdout, thoughts dim on stderr, in full or folded into one line.

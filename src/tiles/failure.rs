@@ -110,6 +110,8 @@ fn code_of(error: &(dyn Error + 'static)) -> Code {
             | EngineError::Template(_)
             | EngineError::EmptyPrompt
             | EngineError::NotHarmony => Code::Model,
+            // Only a defect ends the engine's thread while somebody waits for it.
+            EngineError::Stopped => Code::Defect,
             _ => Code::Failure,
         };
     }

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 mod app;
 mod args;
+mod changes;
 mod commands;
 mod conversation;
 mod kept_state;

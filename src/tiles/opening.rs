@@ -92,12 +92,12 @@ impl App {
             self.terminal.say("Encrypting the database with its new key had been cut; it is finished now.");
         }
         if store.opening().previous_key && access == Access::ReadWrite {
-            self.terminal.warn(
-                "the database is still encrypted with its previous key: there is no room on the drive for the new one",
-            );
+            self.terminal
+                .warn("the database is still encrypted with its previous key: there is no room for the new one");
         }
         if store.opening().backup_put_off {
-            self.terminal.warn("no backup was made before the database was brought up to date: the drive is too full");
+            self.terminal
+                .warn("no backup was made before the database was brought up to date: there is too little room");
         }
         Ok(store)
     }
@@ -132,11 +132,11 @@ fn is_gone(database: &Path) -> Result<bool, Failure> {
 
 fn step_label(step: Step) -> String {
     match step {
-        Step::TakingIn => "The drive wasn't closed properly: taking in what was said last".into(),
+        Step::TakingIn => "Tiles wasn't closed properly: taking in what was said last".into(),
         Step::CheckingPages(bytes) => {
-            format!("The drive wasn't closed properly: checking {} of the database", size(bytes))
+            format!("Tiles wasn't closed properly: checking {} of the database", size(bytes))
         }
-        Step::CheckingTables => "The drive wasn't closed properly: checking the conversations".into(),
+        Step::CheckingTables => "Tiles wasn't closed properly: checking the conversations".into(),
         Step::BackingUp => "Backing the database up before it is brought up to date".into(),
         Step::Migrating => "Bringing the database up to date".into(),
     }
@@ -158,7 +158,7 @@ pub(crate) fn explain(lineage: &Lineage) -> Option<(String, &'static str)> {
                 None => ("was never used".into(), "everything that was said".into()),
             };
             let what = format!(
-                "an older database was put in place: it {was}, and this drive was last used at {drive_at}, so it lacks {lacks}"
+                "an older database was put in place: it {was}, and what is here was last used at {drive_at}, so it lacks {lacks}"
             );
             (what, "put the newer `data/tiles.db` back if you still have it")
         }
@@ -166,7 +166,7 @@ pub(crate) fn explain(lineage: &Lineage) -> Option<(String, &'static str)> {
             let parted = parted_at.map_or("some time ago".into(), |at| format!("after {at}"));
             let newer = if database_at > drive_at { "the one that is here now" } else { "the one that was here" };
             let what = format!(
-                "this database comes from another copy of the drive, and both copies were used since they parted {parted}. The \
+                "this database comes from another copy of what is here, and both copies were used since they parted {parted}. The \
                  one here now was used {}, last at {database_at}; the one that was here {}, last at {drive_at}. The newer is \
                  {newer}",
                 times(*database_runs),
@@ -182,19 +182,20 @@ pub(crate) fn explain(lineage: &Lineage) -> Option<(String, &'static str)> {
                 "an older key file was put in place (change {key}; the database was last opened with change {database}), \
                  so the passphrase is the one of that time"
             );
+            // Setting the passphrase alone would make it one of another copy: the database knows a change of that number.
             (
                 what,
-                "put the newer `data/key.a` and `data/key.b` back, or set the passphrase again with `tiles key passphrase`",
+                "put the newer `data/key.a` and `data/key.b` back; without them, go on with it and then set the passphrase again with `tiles key passphrase`",
             )
         }
         Lineage::KeyForked { generation } => {
             let what = format!(
-                "the key file comes from another copy of this drive, on which the passphrase was changed too (both are change \
+                "the key file comes from another copy of what is here, on which the passphrase was changed too (both are change \
                  {generation})"
             );
             (
                 what,
-                "put this drive's own `data/key.a` and `data/key.b` back, or set the passphrase again with `tiles key passphrase`",
+                "put the own `data/key.a` and `data/key.b` back, or set the passphrase again with `tiles key passphrase`",
             )
         }
     })
@@ -232,7 +233,7 @@ impl AtExit {
             Ok(_) => {}
             Err(StoreError::Interrupted) => self.terminal.say("Today's backup was put off."),
             Err(StoreError::Disk(DiskError::Full { .. })) => {
-                self.terminal.warn("the drive is too full for today's backup; everything said is stored");
+                self.terminal.warn("there is too little room for today's backup; everything said is stored");
             }
             Err(error) => self.terminal.warn(&format!("today's backup wasn't made: {error}")),
         }

@@ -18,6 +18,7 @@ use self::markdown::code::Syntaxes;
 use self::slash::{Argument, Shown, Slash, Typed};
 use crate::app::App;
 use crate::args::RunArguments;
+use crate::changes::Changes;
 use crate::commands::run::{after, keep};
 use crate::conversation::{Resolved, Screen, shipped, statistics};
 use crate::failure::{Code, Failure};
@@ -229,6 +230,7 @@ impl Repl<'_> {
     }
 
     fn say(&mut self, message: &str) -> Result<(), Failure> {
+        assert!(!App::shall_break("prompt"), "a defect that quotes `{message}`");
         self.app.wait_for_engine(&self.worker);
         self.take_up_state();
         let mut screen = Screen::new(self.app, &self.syntaxes, self.folds);
@@ -264,6 +266,10 @@ impl Repl<'_> {
             Slash::Bye => return Ok(Flow::Leave),
             Slash::Lock => {
                 self.need_store()?;
+                let changes = &self.resolved.changes;
+                if !changes.keep(self.store()) && *changes != Changes::default() {
+                    self.say_dim("What /model, /system, /set and /think changed isn't kept.");
+                }
                 return Ok(Flow::Lock);
             }
             Slash::Help => terminal.out(&slash::help(terminal.styles(Stream::Out), terminal.width(Stream::Out)))?,
@@ -322,16 +328,20 @@ impl Repl<'_> {
                 terminal.out(&format!("{}\n", neutralise(system)))?;
             }
             Slash::System(Some(text)) => {
+                self.resolved.changes.system = Some(text.clone());
                 self.chat.setup.system = Some(text);
                 self.say_dim("The system message is set for this conversation.");
             }
             Slash::Set(name, value) => {
-                self.app.set(&mut self.chat.setup.parameters, &format!("{name}={value}"))?;
+                let assignment = format!("{name}={value}");
+                self.app.set(&mut self.chat.setup.parameters, &assignment)?;
+                self.resolved.changes.set(assignment);
                 self.say_dim(&format!("{name} is {value} now."));
             }
             Slash::Show(shown) => self.show(shown)?,
-            Slash::Think(think) => {
+            Slash::Think(think, word) => {
                 self.chat.setup.think = Some(think);
+                self.resolved.changes.think = Some(word.into());
                 self.say_dim("Set; it acts where the model's template knows of it.");
             }
             Slash::Thoughts(None) => {
@@ -421,7 +431,7 @@ impl Repl<'_> {
 
     fn change_model(&mut self, name: String) -> Result<(), Failure> {
         let library = self.open.map_or_else(|| shipped(self.bundle), |open| open.library(self.bundle))?;
-        let arguments = RunArguments { model: Some(name), ..RunArguments::default() };
+        let arguments = RunArguments { changes: Box::new(Changes::of_model(name)), ..RunArguments::default() };
         let resolved = self.app.resolve(&library, &arguments)?;
         self.keep_state();
         self.has_answered = false;

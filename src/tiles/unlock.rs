@@ -86,7 +86,7 @@ impl App {
         first: &OnboardingArguments,
         unexpected: Unexpected,
     ) -> Result<Open, Failure> {
-        let lock = self.lock(bundle)?;
+        let mut lock = self.lock(bundle)?;
         let key_file = KeyFile::new(&bundle.key_folder());
         let mut nickname = first.nickname.clone();
         let mut header = None;
@@ -99,7 +99,7 @@ impl App {
         } else if disk::exists(&bundle.database()) {
             // New keys would never open it, and would hide that the right ones are missing.
             let why = format!("`{}` is there, and the key file that opens it isn't", bundle.database().display());
-            let hint = "copy `data/key.a` or `data/key.b` back from a backup or another copy of the drive";
+            let hint = "copy `data/key.a` or `data/key.b` back from a backup or another copy of `data`";
             return Err(Failure::new(Code::Integrity, why, hint));
         } else if bundle.is_read_only() {
             let hint = "write once to it: run `tiles account create` where it isn't write-protected";
@@ -110,6 +110,7 @@ impl App {
         };
         let access = if lock.is_held() { Access::ReadWrite } else { Access::ReadOnly };
         let store = self.open_database(bundle, &identity, header, access, unexpected)?;
+        lock.settle();
         if access == Access::ReadOnly {
             self.terminal.warn("the drive is write-protected: nothing of this conversation is saved");
         }
@@ -117,8 +118,7 @@ impl App {
             self.terminal.warn("the last messages may be missing until the drive is opened where it can be written");
         }
         if store.opening().recovered || matches!(lock.last_exit(), LastExit::Unclean(_)) && !store.opening().created {
-            self.terminal
-                .say("The drive was not closed properly last time; everything stored was checked and is there.");
+            self.terminal.say("Tiles was not closed properly last time; everything stored was checked and is there.");
         }
         if let (Some(nickname), Access::ReadWrite) = (&nickname, access)
             && store.setting(NICKNAME)?.is_none()
@@ -218,7 +218,7 @@ impl App {
                 }
                 Err(KeyError::WrongPassphrase) if !is_given && attempt < TRIES_MAX => {
                     std::thread::sleep(WRONG_DELAY);
-                    self.terminal.say("That isn't the passphrase of this drive. Try again, or press Ctrl-C.");
+                    self.terminal.say("That isn't the passphrase. Try again, or press Ctrl-C.");
                 }
                 Err(error) => return Err(error.into()),
             }

@@ -73,7 +73,7 @@ fn a_drive_is_carried_onto_a_computer_and_both_go_on() {
     // Their databases meet: nothing is merged, and it is said.
     fs::copy(computer.bundle.root.join("data/tiles.db"), computer.root().join("data/tiles.db"))
         .expect("both are there");
-    check_fails(&computer.carried(&["session", "list"]), 5, "another copy of the drive");
+    check_fails(&computer.carried(&["session", "list"]), 5, "another copy of what is here");
 }
 
 #[test]

@@ -70,9 +70,19 @@ fn trouble_is_named_with_what_to_do() {
     let removed = bundle.json(&["doctor", "--clean", "--yes"]);
     assert_eq!(removed["removed"].as_array().expect("a list").len(), 2);
     assert!(!bundle.root.join("models/pull+mine.partial").exists());
-    check(&bundle.json(&["doctor"]), "leftovers", "ok", "none");
+    let shown = bundle.json(&["doctor"]);
+    check(&shown, "leftovers", "ok", "none");
+    // Tidying up is no check of the database, and neither is a passphrase that doesn't open it.
+    check(&shown, "lock", "warn", "kitchen");
+    let wrong = bundle.home.with_file_name("wrong");
+    fs::write(&wrong, "sesame-opens-nothing\n").expect("it can be written");
+    refused(&bundle.run(&["account", "--passphrase-file", &wrong.display().to_string()]), 3, "passphrase");
+    check(&bundle.json(&["doctor"]), "lock", "warn", "kitchen");
+    bundle.ok(&["account"]);
+    check(&bundle.json(&["doctor"]), "lock", "ok", "closed properly");
 
     // Something bad gives an exit code of its own.
+    fs::write(data.join("key.b"), b"rotten").expect("it can be written");
     fs::write(data.join("key.a"), b"rotten").expect("it can be written");
     let output = bundle.run(&["doctor"]);
     assert_eq!(output.status.code(), Some(1));

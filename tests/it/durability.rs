@@ -113,7 +113,7 @@ fn a_lost_database_is_never_silently_begun_anew() {
             "gone" => fs::remove_file(database(&bundle)).expect("it is there"),
             _ => fs::write(database(&bundle), b"").expect("it can be written"),
         }
-        refused(&bundle.unlocked(&["run", "-p", "hello"]), 5, "is gone: this drive was last changed at");
+        refused(&bundle.unlocked(&["run", "-p", "hello"]), 5, "is gone: it was last changed at");
         assert_eq!(bundle.json(&["data", "recover"])["source"], "backup", "{lost}");
         assert_eq!(sessions(&bundle), 1);
     }
@@ -163,4 +163,60 @@ fn a_killed_program_is_told_of_and_its_database_checked() {
     bundle.ok(&["data", "recover"]);
     let again = bundle.unlocked(&["session", "list"]);
     assert!(!String::from_utf8_lossy(&again.stderr).contains("properly"));
+}
+
+/// The key file of a bundle.
+fn keys(bundle: &TestBundle) -> [Vec<u8>; 2] {
+    ["key.a", "key.b"].map(|name| fs::read(bundle.root.join("data").join(name)).expect("it is there"))
+}
+
+fn put_keys(bundle: &TestBundle, keys: &[Vec<u8>; 2]) {
+    for (name, key) in ["key.a", "key.b"].into_iter().zip(keys) {
+        fs::write(bundle.root.join("data").join(name), key).expect("it can be written");
+    }
+}
+
+/// Changes the passphrase to that of a new file, whose path is given.
+fn change_passphrase(bundle: &TestBundle, from: &str, name: &str) -> String {
+    let path = bundle.home.with_file_name(name);
+    fs::write(&path, format!("another horse, another {name}\n")).expect("target can be written");
+    let path = path.display().to_string();
+    let output = bundle.run(&["key", "passphrase", "--passphrase-file", from, "--new-passphrase-file", &path]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    path
+}
+
+#[test]
+fn an_older_key_file_and_one_of_another_copy_are_told_apart() {
+    let (first, second) = (TestBundle::new(), TestBundle::new());
+    chat(&first, "one");
+    let older = keys(&first);
+    let battery = change_passphrase(&first, first.passphrase(), "battery");
+    let list = |passphrase: &str| first.run(&["session", "list", "--passphrase-file", passphrase]);
+    let said = first.run(&["-p", "two", "--passphrase-file", &battery]);
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    let newer = keys(&first);
+
+    // An older one was put back: the old passphrase opens it, and that is no reason to go on silently.
+    put_keys(&first, &older);
+    refused(&list(&battery), 3, "passphrase");
+    let refusal = list(first.passphrase());
+    refused(&refusal, 5, "an older key file was put in place (change 1; the database was last opened with change 2)");
+    let told = String::from_utf8_lossy(&refusal.stderr).into_owned();
+    assert!(told.contains("tiles data accept") && told.contains("put the newer `data/key.a`"), "{told}");
+    put_keys(&first, &newer);
+    assert!(list(&battery).status.success(), "the newer one is back");
+    put_keys(&first, &older);
+    first.ok(&["data", "accept", "--yes"]);
+    assert!(list(first.passphrase()).status.success(), "it was gone on with");
+    let staple = change_passphrase(&first, first.passphrase(), "staple");
+    let said = first.run(&["-p", "three", "--passphrase-file", &staple]);
+    assert!(said.status.success(), "and its passphrase was set again");
+
+    // The other copy's, on which it was changed as often.
+    let lemon = change_passphrase(&second, second.passphrase(), "lemon");
+    put_keys(&first, &keys(&second));
+    refused(&list(&lemon), 5, "the key file comes from another copy of what is here");
+    let again = change_passphrase(&first, &lemon, "again");
+    assert!(list(&again).status.success(), "setting it again is what the hint says");
 }

@@ -14,14 +14,31 @@ pub(crate) struct Entry {
     pub(crate) code: i32,
     /// Something that it says.
     pub(crate) says: &'static str,
+    /// What of the host it looks at, on purpose.
+    pub(crate) looks: Looks,
+}
+
+/// What of the host a command looks at because that is its work. Nothing is ever written there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Looks {
+    /// Nothing.
+    Nowhere,
+    /// The names below HOME and the temporary folders, and no file's content.
+    AtNames,
+    /// The folder of the Tiles that is installed for this user. It is one in `@/installed` then.
+    AtInstalled,
 }
 
 const fn done(line: &'static str, says: &'static str) -> Entry {
-    Entry { line, code: 0, says }
+    Entry { line, code: 0, says, looks: Looks::Nowhere }
 }
 
 const fn refused(line: &'static str, code: i32, says: &'static str) -> Entry {
-    Entry { line, code, says }
+    Entry { line, code, says, looks: Looks::Nowhere }
+}
+
+const fn looking(looks: Looks, line: &'static str, says: &'static str) -> Entry {
+    Entry { line, code: 0, says, looks }
 }
 
 /// In this order: some find what those before made.
@@ -59,6 +76,7 @@ const ENTRIES: &[Entry] = &[
     done("session delete renamed --yes", ""),
     done("session import @/talk.json", ""),
     done("bundle create @/created", ""),
+    looking(Looks::AtInstalled, "bundle create @/carried --from-installed --copy", "read back"),
     done("bundle copy @/copied", ""),
     done("bundle export @/Tiles.tar.zst", ""),
     done("bundle import @/Tiles.tar.zst @/imported", ""),
@@ -91,6 +109,11 @@ const ENTRIES: &[Entry] = &[
     refused("data adopt @/copied --copy", 1, "never overwritten"),
     done("data adopt @/copied --copy --bundle @/created", "read back"),
     done("doctor", "engine"),
+    // Where a namespace can be made it is proved, in a jail it can't; which it was is said.
+    done("doctor --offline", "proved: "),
+    looking(Looks::AtNames, "doctor --traces", "traces"),
+    done("doctor --clean --yes", "removed"),
+    done("doctor --recover --yes", "sound"),
     done("privacy", ""),
     done("config show", ""),
     done("config set color never", "never"),
@@ -134,6 +157,7 @@ fn give(bundle: &TestBundle) {
     let program = file("bin/linux-x86_64/tiles", "program", "build:x86_64-unknown-linux-gnu");
     let model = file("models/scripted/", "model", "pypi:scripted==1/checkpoint");
     put("source/MANIFEST.toml", &format!("recipe = 1\nproduct = \"Tiles\"\n{program}{model}"));
+    crate::drive::identify(&given.join("installed/tiles"));
 }
 
 /// A bundle with what the entries need.
@@ -169,6 +193,15 @@ fn command_of<'a>(line: &str, commands: &'a BTreeSet<String>) -> Option<&'a Stri
     commands.iter().filter(|path| line == **path || line.starts_with(&format!("{path} "))).max_by_key(|path| path.len())
 }
 
+/// The options that make a command another one: each of them is watched by itself.
+const OTHERS: &[(&str, &str)] = &[
+    ("bundle create", "--from-installed"),
+    ("doctor", "--offline"),
+    ("doctor", "--traces"),
+    ("doctor", "--clean"),
+    ("doctor", "--recover"),
+];
+
 /// Whether a command does something by itself: most that have subcommands don't.
 fn can_be_run(path: &str, commands: &BTreeSet<String>) -> bool {
     let begin = format!("{path} ");
@@ -184,6 +217,11 @@ fn every_command_is_watched() {
     let missing: Vec<_> =
         commands.iter().filter(|path| !watched.contains(path) && can_be_run(path, &commands)).collect();
     assert!(missing.is_empty(), "write an entry for {missing:?}");
+    for (command, option) in OTHERS {
+        assert!(bundle.ok(&[command.split(' ').collect::<Vec<_>>(), vec!["--help"]].concat()).contains(option));
+        let is_watched = |entry: &Entry| entry.line.starts_with(command) && entry.line.contains(option);
+        assert!(ENTRIES.iter().any(is_watched), "write an entry for {command} {option}");
+    }
     // The check can fail: a command that nobody wrote an entry for.
     let more: BTreeSet<String> = commands.iter().cloned().chain(["model polish".to_owned()]).collect();
     assert!(!ENTRIES.iter().any(|entry| command_of(entry.line, &more).is_some_and(|path| path == "model polish")));

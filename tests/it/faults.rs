@@ -142,6 +142,28 @@ fn pulled_while_the_model_loads() {
     check_ends_with_a_message(&mut screen, Instant::now());
 }
 
+/// Nothing of the program is in memory but what it has run so far, and the drive takes 5 s and more to give the rest.
+#[test]
+fn pulled_before_the_program_is_in_memory() {
+    let Some(mut stick) = Stick::new() else { return };
+    for moment in ["Passphrase:", "Unlocking"] {
+        stick.replug();
+        stick.tell(&format!("rate {SLOW}"));
+        let mut command = stick.inside(&stick.root().join("tiles"));
+        command.env("TERM", "xterm-256color");
+        let mut screen = Screen::start(&command);
+        screen.wait("Passphrase:");
+        if moment == "Unlocking" {
+            screen.keys(&format!("{}\r", crate::drive::PASSPHRASE));
+            screen.wait(moment);
+        }
+        stick.tell("cut 0 1 0");
+        // What is typed now needs code that wasn't needed before.
+        screen.keys("lost\r");
+        check_ends_with_a_message(&mut screen, Instant::now());
+    }
+}
+
 #[test]
 fn write_protected() {
     let Some(mut stick) = Stick::new() else { return };
@@ -233,7 +255,50 @@ fn slow() {
     screen.ready();
     screen.keys("/bye\r");
     assert_eq!(screen.end(), 0);
-    eprintln!("slow: typed after {typed:?}, progress {progress:?} after Return");
+    // What reads for long says how far it is, and can be stopped.
+    let began = Instant::now();
+    let mut screen = start(&stick, &["bundle", "verify", "--full"]);
+    screen.wait_until("progress", |screen| screen.text().contains("Verifying") && screen.text().contains("B/s"));
+    let verifying = began.elapsed();
+    assert!(verifying < SOON, "progress after {verifying:?}");
+    screen.keys("\u{3}");
+    assert_eq!(screen.end(), 130);
+    eprintln!("slow: typed after {typed:?}, progress {progress:?} after Return; verifying: after {verifying:?}");
+}
+
+#[test]
+fn the_first_run_on_a_slow_drive() {
+    let Some(mut stick) = Stick::new() else { return };
+    fs::remove_dir_all(stick.outside("Tiles/data")).expect("it is plugged in");
+    stick.replug();
+    fs::read(stick.outside("Tiles/bin/linux-x86_64/tiles")).expect("it is plugged in");
+    stick.tell(&format!("rate {SLOW}"));
+    let mut command = stick.inside(&stick.root().join("tiles"));
+    command.env("TERM", "xterm-256color");
+    let began = Instant::now();
+    let mut screen = Screen::start(&command);
+    screen.wait("What shall I call you?");
+    assert!(began.elapsed() < SOON, "it took {:?}", began.elapsed());
+    screen.keys("Ada\r");
+    for question in ["New passphrase:", "The same again:"] {
+        screen.wait(question);
+        screen.keys("otter plum lantern gravel\r");
+    }
+    screen.answer_words();
+    screen.ready();
+    assert!(screen.text().contains("This drive is now did:key:z6Mk"), "{}", screen.text());
+    assert_eq!(screen.enter("hi"), ANSWER);
+    screen.keys("/bye\r");
+    assert_eq!(screen.end(), 0);
+    // What was made is on the drive, not in the system's memory of it.
+    stick.replug();
+    let mut again = Screen::start(&command);
+    again.wait("Passphrase:");
+    again.keys("otter plum lantern gravel\r");
+    again.ready();
+    assert!(again.text().contains("Hello, Ada.") && again.enter("/search hi").contains("hi"), "{}", again.text());
+    again.keys("/bye\r");
+    assert_eq!(again.end(), 0);
 }
 
 /// Where a piece of a file, which is nowhere else, lies in an image.
@@ -309,6 +374,36 @@ fn a_device_that_lies_about_syncs() {
         assert!(!stick.outside(&dest).join("MANIFEST.toml").exists(), "{commands:?}: it counts");
         // It is no use afterwards.
         stick.renew();
+    }
+}
+
+/// The same under a file system of the kernel, whose own memory of the drive is another.
+#[test]
+fn a_device_that_lies_under_ext4() {
+    let Some(mut stick) = Stick::ext4() else { return };
+    let folder = scratch().join("lied-to-ext4");
+    fs::create_dir_all(&folder).expect("target can be written");
+    let program = folder.join("program");
+    fs::write(&program, vec![7; 100_000]).expect("target can be written");
+    let source = build(&folder, &program);
+    identify(&source);
+    let bring = |stick: &Stick, command: &str, name: &str| {
+        let dest = stick.root().with_file_name(name);
+        let mut tiles = stick.inside(Path::new(env!("CARGO_BIN_EXE_tiles")));
+        tiles.arg("--bundle").arg(&source).args(["bundle", command]).arg(&dest);
+        (tiles.args(["--passphrase-file", &stick.passphrase()]).output().expect("it can be run"), dest)
+    };
+    for command in ["create", "copy"] {
+        let (honest, _) = bring(&stick, command, &format!("honest-{command}"));
+        assert!(honest.status.success(), "{command}: {}", text(&honest).1);
+        stick.tell("lie");
+        let (lied_to, dest) = bring(&stick, command, &format!("lied-to-{command}"));
+        let errors = text(&lied_to).1;
+        assert_eq!(lied_to.status.code(), Some(5), "{command}: {errors}");
+        assert!(errors.contains("isn't on the drive as it was written"), "{command}: {errors}");
+        assert!(!stick.outside(&dest.display().to_string()).join("MANIFEST.toml").exists(), "{command}: it counts");
+        // It is no use afterwards.
+        stick = Stick::ext4().expect("there was one a moment ago");
     }
 }
 

@@ -112,6 +112,22 @@ fn an_installed_tiles_keeps_everything_in_one_folder_of_the_home() {
     let found = computer.run(&["bundle", "verify", "--passphrase-file", computer.bundle.passphrase()]);
     check_fails(&found, 5, "models/second/model.safetensors");
     check_fails(&found, 5, "the program itself isn't covered");
+    // Mended out of a bundle that has the same model.
+    let drive = computer.bundle.root.display().to_string();
+    let passphrase = computer.bundle.passphrase();
+    let lacking = computer.run(&["bundle", "repair", "--from", &drive, "--passphrase-file", passphrase]);
+    check_fails(&lacking, 5, "couldn't be mended");
+    computer.bundle.ok(&["model", "import", model.to_str().expect("it is text"), "--name", "second"]);
+    assert!(computer.ok(&["bundle", "repair", "--from", &drive, "--dry-run"]).contains("would mend 1 place"));
+    assert!(computer.ok(&["bundle", "repair", "--from", &drive]).contains("mended 1 place"));
+    assert!(computer.ok(&["bundle", "verify"]).contains("every byte"));
+    // Where a setting comes from is said as it is here.
+    computer.ok(&["config", "set", "model", "second"]);
+    let shown = computer.ok(&["config", "show"]);
+    let row = |name: &str| shown.lines().find(|line| line.starts_with(name)).unwrap_or_default().to_owned();
+    assert!(row("bundle ").contains("installed for this user"), "{shown}");
+    assert!(row("model ").contains("`tiles config set`"), "{shown}");
+    computer.ok(&["config", "unset", "model"]);
     // Another folder where XDG_DATA_HOME says so.
     let other = computer.command(&computer.program).env("XDG_DATA_HOME", "/nonexistent").arg("doctor").output();
     check_fails(&other.expect("it can be run"), 1, "--installed");

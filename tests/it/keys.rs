@@ -124,7 +124,7 @@ fn unlocking_says_what_is_wrong_with_a_slot_in_words_and_mends_it() {
     });
     check_fails(&a, 3, &["error: the passphrase is wrong", "hint: "]);
     check_fails(&b, 5, &["is damaged: ", "hint: "]);
-    check_fails(&newer, 1, &["has format 7, which this Tiles doesn't know", "tiles update"]);
+    check_fails(&newer, 1, &["has format 7, which this Tiles doesn't know", "the Tiles that wrote it"]);
 }
 
 /// The slot as a later Tiles writes it: another first line, and the digest that fits.
@@ -304,7 +304,7 @@ fn words_are_typed_checked_at_once_and_taken_off_the_screen() {
     screen.keys(&format!("{}\r", listed[2..23].join(" ")));
     screen.wait("Word 24 of 24:");
     screen.keys(&format!("{}\r", listed[23]));
-    screen.wait("These are the words of this drive.");
+    screen.wait("These are the right words.");
     for question in ["New passphrase:", "The same again:"] {
         screen.wait_until(question, |screen| screen.text().ends_with(question));
         screen.keys(&format!("{CHOSEN}\r"));

@@ -131,6 +131,22 @@ fn a_host_that_can_not_run_it_is_told_what_to_do() {
     fs::set_permissions(program, fs::Permissions::from_mode(0o644)).expect("it is ours");
     refused(drive.command(&tiles, "Linux aarch64").output().expect("it starts"), "mount the drive without `noexec`");
 
+    // As on a drive that is pulled out before the program is in memory.
+    let program = drive.root().join("bin/linux-arm64/tiles");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("it is ours");
+    for (end, code, said) in [
+        ("kill -BUS $$", 1, "plug the drive in again and start Tiles again"),
+        ("kill -INT $$", 130, ""),
+        ("kill -KILL $$", 137, ""),
+        ("exit 70", 70, ""),
+    ] {
+        fs::write(&program, format!("#!/bin/sh\n{end}\n")).expect("it is ours");
+        let output = drive.command(&tiles, "Linux aarch64").output().expect("it starts");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{end}: {errors}");
+        assert!(errors.contains(said) && errors.contains("hint: ") != said.is_empty(), "{end}: {errors}");
+    }
+
     let empty = Drive::new("empty", &[]);
     let output = empty.command(empty.root().join("tiles"), "Linux x86_64").output().expect("it starts");
     refused(output, "no program for linux-x86_64, only for: none");

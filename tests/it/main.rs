@@ -9,6 +9,7 @@ mod doctor;
 mod drive;
 mod durability;
 mod every_command;
+mod fat32;
 mod faults;
 mod gguf;
 mod goldens;

@@ -145,6 +145,57 @@ fn after_lock_no_key_is_in_memory() {
 }
 
 #[test]
+fn what_a_conversation_changed_is_there_again_after_lock() {
+    let bundle = TestBundle::quick("Tiles");
+    let folder = bundle.home.with_file_name("other");
+    crate::scripted::write(&folder, &["Another", " answer."], false);
+    bundle.ok(&["model", "import", &folder.display().to_string(), "--name", "other"]);
+    let mut command = bundle.command();
+    command.args(["--set", "top_k=7", "--passphrase-file", bundle.passphrase()]).env("TERM", "xterm-256color");
+    let mut screen = Screen::start(&command);
+    screen.ready();
+    let lock = |screen: &mut Screen, times: usize| {
+        screen.keys("/lock\r");
+        screen.wait_until("the question", |screen| screen.text().matches("Passphrase:").count() == times);
+        screen.keys(&format!("{PASSPHRASE}\r"));
+        screen.wait_until("greeting", |screen| screen.text().matches("/help lists commands").count() == times + 1);
+        screen.ready();
+    };
+    screen.enter("/system Be as brief as a telegram.");
+    screen.enter("/set temperature 0.25");
+    for times in [1, 2] {
+        lock(&mut screen, times);
+        assert_eq!(screen.enter("/system"), "Be as brief as a telegram.");
+        let parameters = screen.enter("/show parameters");
+        let has = |name: &str, value: &str| {
+            parameters.lines().any(|line| line.split_whitespace().collect::<Vec<_>>() == [name, value])
+        };
+        assert!(has("temperature", "0.25") && has("top_k", "7"), "{parameters}");
+    }
+    screen.enter("/model other");
+    screen.enter("/system Be long.");
+    lock(&mut screen, 3);
+    assert_eq!((screen.enter("/model").as_str(), screen.enter("/system").as_str()), ("other", "Be long."));
+    assert_eq!(screen.enter("hi"), "Another answer.");
+    lock(&mut screen, 4);
+    assert_eq!((screen.enter("/model").as_str(), screen.enter("/system").as_str()), ("other", "Be long."));
+    screen.keys("/bye\r");
+    assert_eq!(screen.end(), 0);
+    // Of a conversation that is begun anew it is no part.
+    let mut screen = Screen::start(&command);
+    screen.ready();
+    assert_eq!(screen.enter("/model"), "scripted");
+    // What isn't to be kept isn't, and that is said.
+    screen.enter("/private");
+    screen.enter("/system Hush.");
+    screen.keys("/lock\r");
+    screen.wait_until("the question", |screen| screen.text().ends_with("Passphrase:"));
+    assert!(screen.text().contains("/think changed isn't kept."), "{}", screen.text());
+    screen.keys("\u{3}");
+    assert_eq!(screen.end(), 130);
+}
+
+#[test]
 fn lock_never_unlocks_itself() {
     let bundle = TestBundle::new();
     let mut command = bundle.command();

@@ -15,6 +15,8 @@ use crate::drive::{ANSWER, PASSPHRASE, build, identify, scratch};
 use crate::screen::{READY, Screen};
 use crate::stick::{Stick, counted, rounds};
 
+mod mending;
+
 /// After so many cuts the drive is made anew, so that a round stays short.
 const ROUNDS_A_DRIVE: u32 = 25;
 /// How many questions a conversation has at most.
@@ -42,9 +44,15 @@ struct Tally {
 
 /// Goes through `count` cuts, each within the next `within` writes: `work` goes on until the drive is gone and gives how
 /// much it acknowledged; `check` looks at the drive afterwards.
-fn cut(
+fn cut(name: &str, times: (u32, u64), work: impl FnMut(&mut Stick, u32) -> u64, check: impl FnMut(&mut Stick, u32)) {
+    cut_prepared(name, times, |_, _| {}, work, check);
+}
+
+/// The same; `prepare` makes ready, before each round, what is worked on.
+fn cut_prepared(
     name: &str,
     (count, within): (u32, u64),
+    mut prepare: impl FnMut(&mut Stick, u32),
     mut work: impl FnMut(&mut Stick, u32) -> u64,
     mut check: impl FnMut(&mut Stick, u32),
 ) {
@@ -55,6 +63,7 @@ fn cut(
             stick.renew();
         }
         let (at, seed, kept) = (1 + dice.below(within), dice.below(1 << 30), [0, 50, 90][dice.below(3) as usize]);
+        prepare(&mut stick, round);
         stick.tell(&format!("cut {at} {seed} {kept}"));
         tally.acknowledged += work(&mut stick, round);
         let told = stick.replug();

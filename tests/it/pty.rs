@@ -142,9 +142,41 @@ fn a_wrong_passphrase_is_told_three_times_and_never_shown() {
     }
     assert_eq!(screen.end(), 3);
     let text = screen.text();
-    assert_eq!(text.matches("That isn't the passphrase of this drive.").count(), 2, "{text}");
+    assert_eq!(text.matches("That isn't the passphrase.").count(), 2, "{text}");
     check_holds(&text, &["error: "]);
     assert!(!String::from_utf8_lossy(&screen.raw).contains(WRONG), "it was shown");
+}
+
+#[test]
+fn a_defect_of_ours_puts_the_terminal_back_and_repeats_no_word() {
+    const WORDS: &str = "my secret plan";
+    let bundle = TestBundle::quick("Tiles");
+    let passphrase = ["--passphrase-file", bundle.passphrase()];
+    bundle.ok(&["-p", "kept"]);
+    for place in ["prompt", "engine"] {
+        let mut screen = Screen::start(&tiles(&bundle, &passphrase, &[("TILES_DEFECT", place)]));
+        screen.ready();
+        screen.keys(&format!("{WORDS}\r"));
+        assert_eq!(screen.end(), 70, "{}", screen.text());
+        let text = screen.text();
+        check_holds(&text, &["a defect of its own", "hint: start Tiles again: everything it acknowledged is stored"]);
+        assert_eq!(text.matches(WORDS).count(), 1, "only where it was typed:\n{text}");
+    }
+    let output = tiles(&bundle, &[&["-p", WORDS], &passphrase[..]].concat(), &[("TILES_DEFECT", "answer")]).output();
+    let output = output.expect("it can be run");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    check_holds(&errors, &["error: Tiles met a defect of its own", "`data/logs/tiles.log` says where it was"]);
+    assert_eq!((output.status.code(), errors.contains(WORDS), output.stdout.len()), (Some(70), false, 0), "{errors}");
+    let log = std::fs::read_to_string(bundle.root.join("data/logs/tiles.log")).expect("it is there");
+    check_holds(&log, &["panicked at=src/tiles/repl.rs:", "panicked at=src/tiles/conversation.rs:", "code=70"]);
+    assert!(!log.contains("secret"), "{log}");
+    // It was no clean exit: the database is checked.
+    let mut again = Screen::start(&tiles(&bundle, &passphrase, &[]));
+    again.ready();
+    check_holds(&again.text(), &["not closed properly last time"]);
+    check_holds(&again.enter("/search kept"), &["kept"]);
+    again.keys("/bye\r");
+    assert_eq!(again.end(), 0);
 }
 
 #[test]

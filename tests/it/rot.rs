@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use ed25519_dalek::SigningKey;
 use secrecy::SecretBox;
 use tilekit::bundle::build::{BuildPlan, Pieces};
-use tilekit::bundle::{Bundle, Found, Holder, Trust, Verified};
+use tilekit::bundle::{Bundle, Found, Holder, Preferences, Trust, Verified};
 use tilekit::digest::Sha256Digest;
 use tilekit::engine::checkpoint::Dtype;
 use tilekit::engine::prefix::{LayerState, PrefixState};
@@ -16,6 +16,7 @@ use tilekit::host::{Host, SystemClock};
 use tilekit::identity::WorkFactor;
 use tilekit::identity::{DerivedKey, Identity, KeyFile, KeyStore as _, Passphrase};
 use tilekit::library::added;
+use tilekit::logbook::{Event, Logbook};
 use tilekit::manifest::signature::SealPublicKey;
 use tilekit::manifest::{Entry, FileRole};
 use tilekit::message::{Message, Role, SessionId};
@@ -274,4 +275,46 @@ fn a_flip_in_the_lock_or_a_kept_state_is_harmless() {
             fs::write(&file, &kept).expect("target can be written");
         }
     });
+}
+
+#[test]
+fn each_flip_in_the_settings_is_named_or_changes_nothing() {
+    let scratch = Scratch::new("settings");
+    let path = scratch.0.join("settings.toml");
+    let set = [("color", "never"), ("model", "small-1.5"), ("relay", "https://relay.example.org:8443")];
+    let set = set.into_iter().try_fold(Preferences::default(), |set, (name, value)| set.with(name, Some(value)));
+    let set = set.expect("each can be set");
+    set.write(&path).expect("target can be written");
+    let mut noticed = 0;
+    flips(&path, 500, |which| match Preferences::read(&path) {
+        Ok(read) => assert!(read == set, "{which}: other settings"),
+        Err(error) => {
+            assert!(told(&error).contains("settings.toml"), "{which}: {error}");
+            noticed += 1;
+        }
+    });
+    assert!(noticed > FLIPS / 2, "{noticed} of {FLIPS}");
+}
+
+#[test]
+fn a_flip_in_a_log_is_harmless() {
+    let scratch = Scratch::new("logs");
+    let log = || Logbook::open(&scratch.0).expect("target can be written");
+    let [first, second] = ["tiles.log", "tiles.1.log"].map(|name| scratch.0.join(name));
+    log().add(Timestamp::from_ms(0), Event::Started { version: "1.0.0" }).expect("target can be written");
+    fs::copy(&first, &second).expect("target can be written");
+    for (seed, path) in [(600, &first), (601, &second)] {
+        flips(path, seed, |which| {
+            let (before, other) = (fs::read(&first).expect("it is there"), fs::read(&second).expect("it is there"));
+            log().add(Timestamp::from_ms(1), Event::Unclean).unwrap_or_else(|error| panic!("{which}: {error}"));
+            let after = fs::read(&first).expect("it is there");
+            // What is in it is nobody's business but a person's; it is neither read nor changed, only added to.
+            assert_eq!(
+                after.strip_prefix(&*before),
+                Some(&b"1970-01-01T00:00:00Z unclean the last exit\n"[..]),
+                "{which}"
+            );
+            assert_eq!(fs::read(&second).expect("it is there"), other, "{which}");
+        });
+    }
 }

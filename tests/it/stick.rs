@@ -28,14 +28,16 @@ pub(crate) struct Stick {
 
 /// What this host lacks, if anything.
 fn missing() -> Option<String> {
-    let program = |name: &&&str| {
-        ["/usr/bin", "/usr/sbin", "/bin", "/sbin"].iter().all(|folder| !Path::new(folder).join(name).exists())
-    };
     if !rustix::process::geteuid().is_root() {
         return Some("root".into());
     }
     let device = ["/dev/fuse", "/dev/loop-control"].into_iter().find(|path| !Path::new(path).exists());
-    device.map(Into::into).or_else(|| TOOLS.iter().find(program).map(|name| (*name).into()))
+    device.map(Into::into).or_else(|| TOOLS.iter().find(|name| !has_program(name)).map(|name| (*name).into()))
+}
+
+/// Whether this host has a program of the system.
+pub(crate) fn has_program(name: &str) -> bool {
+    ["/usr/bin", "/usr/sbin", "/bin", "/sbin"].iter().any(|folder| Path::new(folder).join(name).exists())
 }
 
 /// Says in one line where the lab can't be set up.
@@ -80,11 +82,8 @@ fn personal() -> &'static Path {
 fn template() -> &'static Path {
     static TEMPLATE: OnceLock<PathBuf> = OnceLock::new();
     TEMPLATE.get_or_init(|| {
-        let mut stick = Stick::insert(&new_folder(), |image| {
-            let file = File::create(image).expect("target can be written");
-            file.set_len(IMAGE_BYTES).expect("target can be written");
-            assert!(run(Command::new("mkfs.exfat").args(["-L", "TILES"]).arg(image)), "mkfs.exfat");
-        });
+        let format = |image: &Path| format_with(image, Command::new("mkfs.exfat").args(["-L", "TILES"]));
+        let mut stick = Stick::insert(&new_folder(), "", format);
         assert!(run(Command::new("cp").arg("-r").arg(personal()).arg(stick.outside(""))), "cp");
         stick.tell("unplug");
         let image = stick.image();
@@ -92,6 +91,13 @@ fn template() -> &'static Path {
         std::mem::forget(stick);
         image
     })
+}
+
+/// Makes an empty image and puts a file system on it.
+fn format_with(image: &Path, format: &mut Command) {
+    let file = File::create(image).expect("target can be written");
+    file.set_len(IMAGE_BYTES).expect("target can be written");
+    assert!(run(format.arg(image)), "the image can't be formatted");
 }
 
 fn new_folder() -> PathBuf {
@@ -104,10 +110,22 @@ fn new_folder() -> PathBuf {
 impl Stick {
     /// A plugged-in drive with a bundle that has an identity; `None` where there is no lab.
     pub(crate) fn new() -> Option<Self> {
-        has_lab().then(|| Self::insert(&new_folder(), copy_template))
+        has_lab().then(|| Self::insert(&new_folder(), "", copy_template))
     }
 
-    fn insert(folder: &Path, fill: impl FnOnce(&Path)) -> Self {
+    /// An empty drive with a file system of the kernel, ext4, where there is a lab and it can make one.
+    pub(crate) fn ext4() -> Option<Self> {
+        if !has_lab() || !has_program("mkfs.ext4") {
+            return None;
+        }
+        // The passphrase file lies beside it.
+        personal();
+        let format = |image: &Path| format_with(image, Command::new("mkfs.ext4").args(["-q", "-F", "-b", "4096"]));
+        Some(Self::insert(&new_folder(), "ext4", format))
+    }
+
+    /// Plugs in a new drive that `fill` makes the image of; `how` says what file system is on it.
+    fn insert(folder: &Path, how: &str, fill: impl FnOnce(&Path)) -> Self {
         let (image, lab) = (folder.join("image"), Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/lab/stick.py"));
         fill(&image);
         // The drive is mounted here on its side; on ours the folder stays empty.
@@ -123,7 +141,7 @@ impl Stick {
         let answers = BufReader::new(device.stdout.take().expect("it is piped"));
         let mut stick = Self { folder: folder.into(), device, commands, answers };
         stick.answer("start");
-        stick.tell("plug");
+        stick.tell(format!("plug {how}").trim());
         stick
     }
 

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use crate::drive::{ANSWER, TestBundle};
-use crate::every_command::{Entry, entries, fresh, ours, prepared, words};
+use crate::every_command::{Entry, Looks, entries, fresh, ours, prepared, words};
 use crate::screen::Screen;
 
 /// A program that leaves a file in HOME.
@@ -79,10 +79,10 @@ fn owned(control: &[&str]) -> Vec<String> {
 }
 
 /// A way to watch a program: gives what it printed, or what it did that it must not.
-type Way = fn(&TestBundle, &Host, &[String]) -> Result<Output, String>;
+type Way = fn(&TestBundle, &Host, &[String], Looks) -> Result<Output, String>;
 
-fn finish(host: &Host, command: &mut Command) -> Result<Output, String> {
-    let output = host.dress(command).output().map_err(|e| e.to_string())?;
+fn finish(bundle: &TestBundle, host: &Host, command: &mut Command, looks: Looks) -> Result<Output, String> {
+    let output = dress_for(bundle, host, command, looks).output().map_err(|e| e.to_string())?;
     let left = host.left();
     if !left.is_empty() {
         return Err(format!("left on the host: {left:?}"));
@@ -90,19 +90,32 @@ fn finish(host: &Host, command: &mut Command) -> Result<Output, String> {
     Ok(output)
 }
 
-fn plain(_: &TestBundle, host: &Host, argv: &[String]) -> Result<Output, String> {
-    finish(host, Command::new(&argv[0]).args(&argv[1..]))
+/// As [`Host::dress`]; where the command looks at the installed Tiles, there is one, among what is ours.
+fn dress_for<'a>(bundle: &TestBundle, host: &Host, command: &'a mut Command, looks: Looks) -> &'a mut Command {
+    host.dress(command);
+    if looks == Looks::AtInstalled {
+        command.env("XDG_DATA_HOME", given(bundle).join("installed"));
+    }
+    command
 }
 
-fn jailed(bundle: &TestBundle, host: &Host, argv: &[String]) -> Result<Output, String> {
-    finish(host, Command::new(lab("jail")).arg(ours(bundle)).args(argv))
+fn plain(bundle: &TestBundle, host: &Host, argv: &[String], looks: Looks) -> Result<Output, String> {
+    finish(bundle, host, Command::new(&argv[0]).args(&argv[1..]), looks)
 }
 
-fn audited(bundle: &TestBundle, host: &Host, argv: &[String]) -> Result<Output, String> {
+fn jailed(bundle: &TestBundle, host: &Host, argv: &[String], looks: Looks) -> Result<Output, String> {
+    finish(bundle, host, Command::new(lab("jail")).arg(ours(bundle)).args(argv), looks)
+}
+
+fn audited(bundle: &TestBundle, host: &Host, argv: &[String], looks: Looks) -> Result<Output, String> {
     let log = bundle.home.with_file_name("trace");
     let mut command = Command::new("/usr/bin/python3");
     command.arg(lab("audit.py")).arg(ours(bundle)).args(argv).current_dir(&bundle.root);
-    host.dress(&mut command).env("AUDIT_LOG", log);
+    dress_for(bundle, host, &mut command, looks).env("AUDIT_LOG", log);
+    if looks == Looks::AtNames {
+        let folder = host.folder.display();
+        command.env("AUDIT_NAMES", format!("{folder}/home:{folder}/tmp:{folder}/run:/tmp:/var/tmp"));
+    }
     let output = command.output().map_err(|e| e.to_string())?;
     let left = host.left();
     let errors = String::from_utf8_lossy(&output.stderr);
@@ -117,9 +130,9 @@ fn audited(bundle: &TestBundle, host: &Host, argv: &[String]) -> Result<Output, 
 fn check_clean(way: Way) {
     let bundle = prepared();
     let host = Host::beside(&bundle);
-    for Entry { line, code, says } in entries(&bundle) {
-        let arguments = words(line, &given(&bundle));
-        let output = way(&bundle, &host, &argv(&bundle, &arguments)).unwrap_or_else(|e| panic!("tiles {line}: {e}"));
+    for Entry { line, code, says, looks } in entries(&bundle) {
+        let arguments = argv(&bundle, &words(line, &given(&bundle)));
+        let output = way(&bundle, &host, &arguments, *looks).unwrap_or_else(|e| panic!("tiles {line}: {e}"));
         let (printed, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert_eq!(output.status.code(), Some(*code), "tiles {line}: {errors}");
         assert!(printed.contains(says) || errors.contains(says), "tiles {line}: no {says:?} in {printed}{errors}");
@@ -131,16 +144,23 @@ fn check_clean(way: Way) {
     // The first run, on a drive without an identity.
     let (fresh, first) = (fresh(), ["account", "create", "Ada", "--no-recovery"].map(String::from));
     let host = Host::beside(&fresh);
-    let output = way(&fresh, &host, &argv(&fresh, &first)).unwrap_or_else(|e| panic!("tiles {first:?}: {e}"));
+    let arguments = argv(&fresh, &first);
+    let output = way(&fresh, &host, &arguments, Looks::Nowhere).unwrap_or_else(|e| panic!("tiles {first:?}: {e}"));
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// Runs a control in one way; it must be caught, for the reason given.
 #[track_caller]
 fn check_caught(way: Way, control: &[&str], reason: &str) {
+    check_caught_looking(way, control, Looks::Nowhere, reason);
+}
+
+/// The same for one that may look somewhere.
+#[track_caller]
+fn check_caught_looking(way: Way, control: &[&str], looks: Looks, reason: &str) {
     let bundle = TestBundle::quick("ours/Tiles");
     let host = Host::beside(&bundle);
-    let error = match way(&bundle, &host, &owned(control)) {
+    let error = match way(&bundle, &host, &owned(control), looks) {
         Ok(output) if output.status.success() => panic!("the control wasn't caught"),
         Ok(output) => String::from_utf8_lossy(&output.stderr).into_owned(),
         Err(error) => error,
@@ -192,6 +212,9 @@ fn the_audit_finds_nothing() {
         check_caught(audited, LEAK_HOME, "audit: write: ");
         check_caught(audited, LEAK_SOCKET, "audit: network: ");
         check_caught(audited, READ_HOME, "audit: home: ");
+        // Who may look at names may read no file, and write none.
+        check_caught_looking(audited, READ_HOME, Looks::AtNames, "audit: home: ");
+        check_caught_looking(audited, LEAK_HOME, Looks::AtNames, "audit: write: ");
         check_caught(audited, &["/bin/sh", "-c", "read -r line < /etc/passwd"], "audit: read: ");
     }
 }

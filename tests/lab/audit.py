@@ -4,7 +4,8 @@
 Runs COMMAND under strace and lists, one a line, every file call that could write outside BUNDLE, every path under HOME
 that was touched at all, every socket, and every file that was read and is not a part of the system that any program
 reads. A file of the host that was looked for and isn't there is no finding: the OpenSSL that is linked in looks for
-/usr/local/ssl/openssl.cnf. Where such a file exists, it is one. Exit: 1 with findings, 2 where nothing could be traced, else that of COMMAND.
+/usr/local/ssl/openssl.cnf. Where such a file exists, it is one. In the folders of AUDIT_NAMES, separated by colons, names
+may be listed and looked at; no file may be opened there. Exit: 1 with findings, 2 where nothing could be traced, else that of COMMAND.
 """
 
 import os
@@ -14,13 +15,16 @@ import sys
 
 # What the C library, the loader and the questions about the machine read.
 SYSTEM = (
-    "/usr/lib", "/lib", "/lib64", "/usr/lib64", "/etc/ld.so.cache", "/etc/ld.so.preload", "/etc/localtime",
+    "/usr/lib", "/usr/share/locale", "/lib", "/lib64", "/usr/lib64", "/etc/ld.so.cache", "/etc/ld.so.preload", "/etc/localtime",
     "/usr/share/zoneinfo", "/proc/self", "/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/proc/sys", "/proc/swaps", "/sys/class/block", "/proc/filesystems", "/proc/mounts", "/sys/devices/system/cpu", "/sys/fs/cgroup", "/sys/kernel/mm", "/dev/null", "/dev/urandom",
     "/dev/random", "/dev/tty",
     # The drive's own device: what was written to it is read back from there, not from memory.
     "/dev/block",
+    # Which networks there are: `doctor --offline` looks.
+    "/proc/net/dev",
 )
-DEVICES = ("/dev/null", "/dev/tty")
+# What a namespace of one's own is told through is no file either.
+DEVICES = ("/dev/null", "/dev/tty", "/proc/self/uid_map", "/proc/self/gid_map", "/proc/self/setgroups")
 # Calls that change what their path names; `open` is judged by its flags.
 CHANGES = (
     "creat", "unlink", "rename", "mkdir", "rmdir", "link", "symlink", "mknod", "chmod", "chown", "fchmodat", "fchownat", "utime",
@@ -50,7 +54,7 @@ def paths_of(call, arguments, here):
         yield of_file[1]
 
 
-def judge(line, bundle, home, here, program):
+def judge(line, bundle, home, here, program, names):
     """Gives what is wrong with one line of the trace, or None."""
     found = CALL.match(line)
     if not found:
@@ -66,6 +70,8 @@ def judge(line, bundle, home, here, program):
             call.startswith(CHANGES) or call in ("ftruncate", "fchmod", "fchown", "fallocate"))
         if writes and not is_below(path, (bundle, *DEVICES)):
             return "write"
+        if is_below(path, names) and (not call.startswith("open") or "O_DIRECTORY" in arguments):
+            continue
         if is_below(path, (home,)):
             return "home"
         # That it isn't there is no excuse: elsewhere it may be.
@@ -79,11 +85,12 @@ def main():
     home = os.path.realpath(os.environ["HOME"])
     allowed = os.environ.pop("AUDIT_READS", command[0])
     log = os.environ.pop("AUDIT_LOG")
+    names = [os.path.realpath(name) for name in os.environ.pop("AUDIT_NAMES", "").split(":") if name]
     traced = subprocess.run(
         ["strace", "-f", "-qq", "-y", "-s", "4096", "-e", TRACED, "-e", "signal=none", "-o", log, *command], check=False)
     with open(log, errors="replace") as trace:
         lines = trace.read().splitlines()
-    judged = [(judge(line, bundle, home, os.getcwd(), os.path.realpath(allowed)), line) for line in lines]
+    judged = [(judge(line, bundle, home, os.getcwd(), os.path.realpath(allowed), names), line) for line in lines]
     findings = [f"audit: {what}: {line[:240]}" for what, line in judged if what]
     print(*findings, sep="\n", end="\n" if findings else "", file=sys.stderr)
     if not any(CALL.match(line) for line in lines):

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::{BuildError, Pieces, Step};
+use super::{BEGUN, BEGUN_NAME, BuildError, Pieces, Step};
 use crate::bundle::{Bundle, BundleError, Found, MANIFEST_NAME, SIGNATURE_NAME};
 use crate::disk::{self, Kind};
 use crate::manifest::recipe::{Piece, Recipe, Source};
@@ -109,8 +109,13 @@ pub(super) fn add_folder(
 
 /// Reads the list of the bundle that is in `folder`, if there is one that may be replaced.
 pub(super) fn before(folder: &Path, seal: SealPublicKey) -> Result<Option<Before>, BuildError> {
-    if disk::kind(&folder.join(MANIFEST_NAME))?.is_none() {
-        return Ok(None);
+    match disk::kind(&folder.join(MANIFEST_NAME))? {
+        None => return Ok(None),
+        // Power that goes while the list gets its name leaves nothing behind that name on exFAT.
+        Some(Kind::File) if disk::size(&folder.join(MANIFEST_NAME))? == Some(0) && is_begun(folder)? => {
+            return Ok(None);
+        }
+        Some(_) => {}
     }
     let found = Bundle::<Found>::find(Some(folder), folder)?;
     let text = String::from_utf8_lossy(&found.state.manifest_bytes);
@@ -129,7 +134,17 @@ pub(super) fn before(folder: &Path, seal: SealPublicKey) -> Result<Option<Before
     }
 }
 
-/// Refuses a folder with anything in it but models that are there to be sealed.
+/// Whether the folder holds what a build that was cut began in an empty one. Power that goes early can leave the file that
+/// says so without its content; then nothing else is there yet.
+fn is_begun(folder: &Path) -> Result<bool, BuildError> {
+    let path = folder.join(BEGUN_NAME);
+    if disk::kind(&path)? != Some(Kind::File) {
+        return Ok(false);
+    }
+    Ok(disk::size(&path)? == Some(BEGUN.len() as u64) && disk::read(&path, BEGUN.len() as u64)? == BEGUN)
+}
+
+/// Refuses a folder with anything in it but models that are there to be sealed, or the beginning of a build.
 pub(super) fn check_empty(folder: &Path, pieces: &Pieces) -> Result<(), BuildError> {
     let occupied = || BuildError::Occupied { folder: folder.into() };
     match disk::kind(folder)? {
@@ -138,8 +153,17 @@ pub(super) fn check_empty(folder: &Path, pieces: &Pieces) -> Result<(), BuildErr
         // A link to a folder is as good as the folder.
         Some(Kind::Folder | Kind::Other) => {}
     }
+    if is_begun(folder)? {
+        return Ok(());
+    }
+    let partial = format!("{BEGUN_NAME}.partial");
     for (name, kind) in disk::list_kinds(folder, 2 * ENTRIES_MAX)? {
-        if name != "models" || kind != Kind::Folder {
+        let is_known = match kind {
+            Kind::Folder => name == "models",
+            Kind::File => name == BEGUN_NAME || name == partial,
+            Kind::Other => false,
+        };
+        if !is_known {
             return Err(occupied());
         }
     }

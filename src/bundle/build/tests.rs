@@ -265,6 +265,53 @@ fn what_can_not_be_built_is_refused_before_a_byte_is_written() {
     }
 }
 
+#[test]
+fn a_build_that_was_cut_goes_on_with_the_same_command() {
+    let workshop = Workshop::new();
+    let all = workshop.all();
+    let target = workshop.path("drive");
+    let total = {
+        let mut steps = 0;
+        let plan = workshop.plan(&all).expect("it can be built");
+        plan.execute(&workshop.key, holder(), &mut |_| steps += 1).expect("it can be built");
+        steps
+    };
+    let whole: Vec<_> = listing(&target);
+    assert!(total > 5 && !target.join(BEGUN_NAME).exists(), "{total}");
+    for cut_at in 1..=total {
+        fs::remove_dir_all(&target).expect("it is there");
+        let plan = workshop.plan(&all).expect("it can be built");
+        let mut steps = 0;
+        let cut = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            plan.execute(&workshop.key, holder(), &mut |_| {
+                steps += 1;
+                assert!(steps < cut_at, "power goes");
+            })
+        }));
+        assert!(cut.is_err());
+        workshop.write("drive/bin/linux-x86_64/tiles.partial", b"torn");
+        let bundle = workshop.build(&all).unwrap_or_else(|error| panic!("cut at {cut_at}: {error}"));
+        assert_eq!(bundle.manifest().generation, 1);
+        fs::remove_file(target.join("bin/linux-x86_64/tiles.partial")).unwrap_or_default();
+        assert_eq!(listing(&target), whole, "cut at {cut_at}");
+    }
+    // At the last step the list is half named, as exFAT may leave it.
+    fs::remove_dir_all(&target).expect("it is there");
+    workshop.write("drive/build.partial", BEGUN);
+    workshop.write("drive/MANIFEST.toml", b"");
+    workshop.build(&all).expect("it goes on");
+    // What isn't ours is nobody's beginning.
+    for (name, content) in [("build.partial/x", &b"x"[..]), ("other", BEGUN)] {
+        fs::remove_dir_all(&target).expect("it is there");
+        workshop.write(&format!("drive/{name}"), content);
+        assert!(matches!(workshop.plan(&all), Err(BuildError::Occupied { .. })), "{name}");
+    }
+    fs::remove_dir_all(&target).expect("it is there");
+    workshop.write("drive/build.partial", b"a build of another kind");
+    workshop.write("drive/bin/mine", b"precious");
+    assert!(matches!(workshop.plan(&all), Err(BuildError::Occupied { .. })));
+}
+
 fn link(path: &Path) {
     std::os::unix::fs::symlink("/etc/hostname", path).expect("it can be linked");
 }

@@ -109,11 +109,16 @@ pub fn adopt(
     check_free(to)?;
     let (data, before) = (to.data(), root.join(BEFORE));
     disk::remove_folder(&before)?;
+    // What is open meanwhile comes along: file systems in user space keep a folder whose file is open.
+    for open in [to.lock_path(), to.logs()] {
+        if let (Some(name), true) = (open.file_name(), disk::exists(&open)) {
+            disk::rename(&open, &begun.join(name))?;
+        }
+    }
     if disk::is_folder(&data) {
         disk::rename(&data, &before)?;
     }
-    disk::rename(&begun, &data)?;
-    disk::sync_folder(root)?;
+    read_back::rename_folder(&begun, &data)?;
     disk::remove_folder(&before)?;
     Ok(medium)
 }

@@ -339,7 +339,7 @@ impl<'a> Landing<'a> {
             if disk::is_folder(&data) {
                 disk::remove_folder(&data)?;
             }
-            disk::rename(&data_begun, &data)?;
+            read_back::rename_folder(&data_begun, &data)?;
         } else {
             disk::create_folder(&data)?;
         }

@@ -70,6 +70,21 @@ fn expect(path: &Path, size: u64, sha256: Sha256Digest, medium: &mut Medium, sin
     }
 }
 
+/// Gives the folder `begun` the name `to`, and makes sure that what is in it has come along: there are drivers of FAT in
+/// user space that lose it.
+pub(super) fn rename_folder(begun: &Path, to: &Path) -> Result<(), MoveError> {
+    let names = disk::list(begun)?;
+    disk::rename(begun, to)?;
+    if let Some(parent) = to.parent() {
+        disk::sync_folder(parent)?;
+    }
+    match disk::list(to) {
+        Ok(found) if found == names => Ok(()),
+        Ok(_) => Err(MoveError::NotKept { path: to.into() }),
+        Err(error) => Err(not_kept(to, Some(error.into()))),
+    }
+}
+
 /// A file that is gone or too short was not kept either; a drive that went away is another matter.
 fn not_kept(path: &Path, error: Option<MoveError>) -> MoveError {
     match error {

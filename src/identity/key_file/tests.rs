@@ -105,7 +105,7 @@ fn wrong_damaged_and_newer_are_three_messages() {
     assert!(damaged.to_string().ends_with("key.a` is damaged: its content isn't what was written"), "{damaged}");
     assert!(newer.to_string().ends_with("key.a` has format 2, which this Tiles doesn't know"), "{newer}");
     let hints = [&wrong, &damaged, &newer].map(|error| error.hint().expect("each has one"));
-    assert!(hints[0].contains("tiles key restore") && hints[1].contains("backup") && hints[2].contains("update"));
+    assert!(hints[0].contains("tiles key restore") && hints[1].contains("backup") && hints[2].contains("later one"));
     assert!(store.exists().expect("it can be asked"), "damaged keys are keys: none may take their place");
 }
 

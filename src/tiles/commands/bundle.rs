@@ -28,6 +28,7 @@ pub(crate) fn run(app: &App, command: BundleCommand) -> Result<(), Failure> {
         BundleCommand::Verify { .. } if app.is_installed()? => verify::installed(app),
         BundleCommand::Verify { full: false, .. } => verify::quick(app, &app.drive()?),
         BundleCommand::Verify { full: true, shipped, restart } => verify::full(app, shipped, restart),
+        BundleCommand::Repair { from, dry_run, .. } if app.is_installed()? => repair::installed(app, &from, dry_run),
         BundleCommand::Repair { from, shipped, dry_run } => repair::run(app, &from, shipped, dry_run),
         BundleCommand::Create { dest, from_installed: false, landing, .. } => create::create(app, &dest, landing),
         BundleCommand::Create { dest, is_move, copy, landing, .. } => {

@@ -11,8 +11,8 @@ use crate::conversation::shipped;
 use crate::failure::{Code, Failure};
 use crate::terminal::Stream;
 
-/// Where a setting of the bundle comes from.
-const BUNDLE: &str = "the bundle, `tiles config`";
+/// Where a setting that is kept with the person's data comes from.
+const KEPT: &str = "`tiles config set`";
 
 /// Runs it.
 pub(crate) fn run(app: &App, command: ConfigCommand) -> Result<(), Failure> {
@@ -33,8 +33,8 @@ fn change(app: &App, bundle: &Bundle<Verified>, name: &str, value: Option<&str>)
     disk::create_folder(&bundle.data())?;
     changed.write(&path)?;
     app.print(&json!({ "name": name, "value": value }), || match value {
-        Some(value) => format!("{name} is {value} now, in this bundle"),
-        None => format!("{name} isn't set in this bundle any more"),
+        Some(value) => format!("{name} is {value} now, on {}", bundle.noun()),
+        None => format!("{name} isn't set any more, on {}", bundle.noun()),
     })?;
     app.terminal.say("See what is in force with `tiles config show`.");
     Ok(())
@@ -46,10 +46,10 @@ fn show(app: &App, bundle: &Bundle<Verified>) -> Result<(), Failure> {
     let color = match (app.global.color == ColorChoice::Auto, app.environment.names_color, &preferences.color) {
         (false, ..) => "flag",
         (true, true, _) => "environment",
-        (true, false, Some(_)) => BUNDLE,
+        (true, false, Some(_)) => KEPT,
         (true, false, None) => "the terminal",
     };
-    let found = if app.global.bundle.is_some() { "flag" } else { "the folder around the program" };
+    let found = if app.global.bundle.is_some() { "flag" } else { app.found_by(bundle) };
     let mut rows: Vec<[String; 3]> = vec![
         ["bundle".into(), bundle.root().display().to_string(), found.into()],
         ["color".into(), app.terminal.has_color(Stream::Out).to_string(), color.into()],
@@ -57,12 +57,12 @@ fn show(app: &App, bundle: &Bundle<Verified>) -> Result<(), Failure> {
         ["quiet".into(), app.global.quiet.to_string(), flag(app.global.quiet).into()],
     ];
     if let Some(relay) = &preferences.relay {
-        rows.push(["relay".into(), relay.clone(), BUNDLE.into()]);
+        rows.push(["relay".into(), relay.clone(), KEPT.into()]);
     }
     let arguments = RunArguments { model: preferences.model.clone(), ..RunArguments::default() };
     match (app.resolve(&shipped(bundle)?, &arguments), preferences.model) {
         (Ok(resolved), preferred) => {
-            let origin = if preferred.is_some() { BUNDLE } else { "default" };
+            let origin = if preferred.is_some() { KEPT } else { "default" };
             rows.push(["model".into(), resolved.setup.model.clone(), origin.into()]);
             rows.extend(resolved.modelfile.explain().into_iter().filter(|row| row.name != "license").map(|row| {
                 let origin = match row.origin.as_str() {
@@ -74,7 +74,11 @@ fn show(app: &App, bundle: &Bundle<Verified>) -> Result<(), Failure> {
         }
         // One that was added is known only when the bundle is unlocked.
         (Err(failure), Some(model)) if matches!(failure.code, Code::Model | Code::Locked) => {
-            rows.push(["model".into(), model, BUNDLE.into()]);
+            rows.push(["model".into(), model, KEPT.into()]);
+        }
+        // An installed Tiles has none but those that were added.
+        (Err(failure), None) if failure.code == Code::Model => {
+            rows.push(["model".into(), "none that came with it".into(), "default".into()]);
         }
         (Err(failure), _) => return Err(failure),
     }

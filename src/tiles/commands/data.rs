@@ -143,20 +143,20 @@ fn back_up(app: &App, bundle: &Bundle<Verified>, file: Option<&Path>, replace: b
     if removed > 0 {
         app.terminal.say(&format!("{removed} older backups were removed, and with them what was deleted since."));
     }
-    app.terminal.say("It opens with this drive's keys only. Go back to it with `tiles data recover --from FILE`.");
+    app.terminal.say("It opens with the keys that are here only. Go back to it with `tiles data recover --from FILE`.");
     open.close()
 }
 
 /// Recovers the database; `tiles doctor --recover` is the same.
 pub(crate) fn recover(app: &App, bundle: &Bundle<Verified>, from: Option<&Path>, how: How) -> Result<(), Failure> {
-    let lock = app.lock(bundle)?;
+    let mut lock = app.lock(bundle)?;
     if !lock.is_held() && !how.dry_run {
         return Err(StoreError::ReadOnly { path: bundle.database() }.into());
     }
     let key_file = KeyFile::new(&bundle.key_folder());
     if !key_file.exists()? {
         let hint = "put `data/key.a` or `data/key.b` back: nothing opens without them";
-        return Err(Failure::new(Code::Locked, "this drive has no key file, so nothing can be recovered", hint));
+        return Err(Failure::new(Code::Locked, "there is no key file here, so nothing can be recovered", hint));
     }
     let (_, unlocked) = app.open_key_file(&key_file)?;
     let identity = &unlocked.identity;
@@ -181,6 +181,7 @@ pub(crate) fn recover(app: &App, bundle: &Bundle<Verified>, from: Option<&Path>,
     let store = app.open_database(bundle, identity, unlocked.header, Access::ReadWrite, Unexpected::Accept)?;
     store.accept_lineage()?;
     store.close()?;
+    lock.settle();
     tell(app, &plan, aside.as_deref(), false)
 }
 
@@ -260,13 +261,13 @@ fn report(plan: &Recovery, file: Option<&Path>, aside: Option<&Path>, dry_run: b
 
 /// Goes on with the database as it is.
 fn accept(app: &App, bundle: &Bundle<Verified>, yes: bool) -> Result<(), Failure> {
-    app.confirm("Make the database that is there now, or a new one, this drive's own?", yes)?;
+    app.confirm("Make the database that is there now, or a new one, the one to go on with?", yes)?;
     let open = app.unlock_with(bundle, &OnboardingArguments::default(), Unexpected::Accept)?;
     open.store.accept_lineage()?;
     let sessions = open.store.list()?.len();
     let since: Option<Timestamp> = open.store.runs()?.first().map(|run| run.started_at);
     let shown = json!({ "sessions": sessions, "first_used_at": since.map(|at| at.to_string()) });
-    app.print(&shown, || format!("This drive goes on with the database that is there: {sessions} sessions."))?;
+    app.print(&shown, || format!("From now on the database that is there counts: {sessions} sessions."))?;
     app.terminal.say("Talk with `tiles`, or see what is there with `tiles session list`.");
     open.close()
 }

@@ -163,7 +163,7 @@ fn key(has_identity: bool, slots: usize) -> Finding {
         (true, _) => Finding::bad(
             "key",
             "the key file of this bundle, and neither copy is whole",
-            "put `data/key.a` back from a copy of the drive: nothing opens without it",
+            "put `data/key.a` back from a copy of `data`: nothing opens without it",
         ),
     }
 }

@@ -121,7 +121,7 @@ fn status_text(bundle: &Bundle<Verified>, report: &KeyFileReport, exists: bool, 
     if report.slots.iter().any(|slot| slot.state.is_some_and(|state| state.can_be_mended())) {
         text.push_str(match report.newest() {
             Some(_) => "\n\nOne good copy is enough: the next unlocking writes the other one anew.",
-            None => "\n\nNo copy is whole: copy `key.a` or `key.b` back from a backup or another copy of the drive.",
+            None => "\n\nNo copy is whole: copy `key.a` or `key.b` back from a backup or another copy of `data`.",
         });
     }
     text
@@ -138,7 +138,7 @@ fn new_passphrase(app: &App, new: &NewPassphrase) -> Result<Passphrase, Failure>
 /// What no change of a passphrase or of recovery words can do.
 fn tell_old_copies(app: &App, what: &str) {
     app.terminal.say(&format!(
-        "Copies of this drive and of its key files that were made before still open with the old {what}."
+        "Copies of `data`, or of its key files alone, that were made before still open with the old {what}."
     ));
 }
 
@@ -176,7 +176,7 @@ fn recovery(app: &App, bundle: &Bundle<Verified>, file: Option<&std::path::Path>
         return Err(error.into());
     }
     drop(spinner);
-    app.terminal.say("These words open this drive now, beside the passphrase.");
+    app.terminal.say("These words open everything now, beside the passphrase.");
     if had_words {
         app.terminal.say("The former words don't any more.");
         tell_old_copies(app, "words");
@@ -205,7 +205,7 @@ fn rotate_database_key(app: &App, bundle: &Bundle<Verified>, dry_run: bool) -> R
     let store = app.open_database(bundle, &unlocked.identity, header, Access::ReadWrite, unexpected)?;
     // A key that the database can't get must not be drawn.
     if store.opening().previous_key || !store.has_room_to_rekey()? {
-        let why = format!("the drive has no room for a second copy of the database ({})", size(bytes));
+        let why = format!("there is no room for a second copy of the database ({})", size(bytes));
         return Err(Failure::new(Code::Failure, why, "free some space; nothing was changed"));
     }
     // Under the former key, which the key file keeps, so that `tiles data recover` opens it.

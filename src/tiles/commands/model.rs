@@ -78,7 +78,7 @@ fn act(app: &App, command: ModelCommand, mut library: Library) -> Result<(), Fai
             let description = model.description()?.unwrap_or_default();
             let loss = description.loss.clone().unwrap_or_else(|| "none".into());
             app.print(&json!({ "name": report.name, "size_bytes": model.size_bytes(), "loss": loss }), || {
-                format!("{} is on the drive ({}, loss: {loss})", report.name, size(model.size_bytes()))
+                format!("{} is there now ({}, loss: {loss})", report.name, size(model.size_bytes()))
             })?;
             app.terminal.say(&format!("Try it: tiles run {}", report.name));
             Ok(())

@@ -13,6 +13,7 @@ use tilekit::store::{Access, Store};
 
 use crate::app::App;
 use crate::args::RunArguments;
+use crate::changes::Changes;
 use crate::conversation::{Screen, shipped, statistics};
 use crate::failure::{Code, Failure};
 use crate::kept_state::KeptState;
@@ -54,13 +55,24 @@ pub(crate) fn run(app: &App, arguments: &RunArguments) -> Result<(), Failure> {
     };
     let is_needed = !arguments.no_save || early.is_none();
     let mut open = if is_needed { Some(app.unlock(&bundle, &arguments.onboarding)?) } else { None };
+    let changes = match &open {
+        Some(open) if arguments.after_lock => Changes::take(&open.store)?,
+        _ => Changes::default(),
+    };
+    let arguments = &RunArguments { changes: Box::new(changes), ..arguments.clone() };
     let (worker, resolved) = match (early, &open) {
-        (Some(early), _) => early,
-        (None, Some(open)) => {
+        // The same weights, whatever else was changed.
+        (Some((worker, _)), Some(open))
+            if *arguments.changes != Changes::default() && arguments.changes.model.is_none() =>
+        {
+            (worker, app.resolve(&open.library(&bundle)?, arguments)?)
+        }
+        (Some(early), _) if arguments.changes.model.is_none() => early,
+        (_, Some(open)) => {
             let resolved = app.resolve(&open.library(&bundle)?, arguments)?;
             (app.start_engine(&resolved)?, resolved)
         }
-        (None, None) => unreachable!("the bundle was unlocked where the model wasn't found"),
+        (_, None) => unreachable!("the bundle was unlocked where the model wasn't found"),
     };
     if arguments.no_save
         && let Some(open) = open.take()
@@ -143,6 +155,7 @@ fn one_answer(
     let mut screen = Screen::new(app, &syntaxes, false);
     let keep = keep(app, open.map(|open| &open.store));
     let quiet = app.global.json;
+    assert!(!App::shall_break("answer"), "a defect that quotes `{question}`");
     let completion = chat.ask(
         worker,
         keep,

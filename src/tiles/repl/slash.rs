@@ -44,8 +44,8 @@ pub(crate) enum Slash {
     Set(String, String),
     /// Shows what the model is run with.
     Show(Shown),
-    /// Changes how hard the model thinks.
-    Think(Think),
+    /// Changes how hard the model thinks; the word that was typed.
+    Think(Think, &'static str),
     /// Shows what the model thought before its last reply; or folds coming thoughts, or no longer.
     Thoughts(Option<bool>),
     /// Takes back the last message and its reply.
@@ -114,6 +114,18 @@ const SHOWN: &[&str] = &["modelfile", "parameters", "template"];
 const THINK: &[&str] = &["on", "off", "low", "medium", "high"];
 /// What `/thoughts` takes.
 const THOUGHTS: &[&str] = &["fold", "show"];
+
+/// How hard a model shall think, by the word for it.
+pub(crate) fn think(word: &str) -> Option<Think> {
+    Some(match word {
+        "on" => Think::On,
+        "off" => Think::Off,
+        "low" => Think::Low,
+        "medium" => Think::Medium,
+        "high" => Think::High,
+        _ => return None,
+    })
+}
 
 /// Every command, in the order of help.
 pub(crate) const TABLE: &[Row] = &[
@@ -259,14 +271,10 @@ fn command(row: &'static Row, rest: &str) -> Result<Slash, SlashError> {
             "template" => Shown::Template,
             _ => return Err(missing()),
         }),
-        "/think" => Slash::Think(match rest {
-            "on" => Think::On,
-            "off" => Think::Off,
-            "low" => Think::Low,
-            "medium" => Think::Medium,
-            "high" => Think::High,
-            _ => return Err(missing()),
-        }),
+        "/think" => {
+            let word = THINK.iter().find(|word| **word == rest).ok_or_else(missing)?;
+            Slash::Think(think(word).ok_or_else(missing)?, word)
+        }
         "/thoughts" => Slash::Thoughts(match rest {
             "" => None,
             "fold" => Some(true),
@@ -361,7 +369,7 @@ mod tests {
         check("/set stop  <end> of it", Slash::Set("stop".into(), "<end> of it".into()));
         check("/show", Slash::Show(Shown::Modelfile));
         check("/show template", Slash::Show(Shown::Template));
-        check("/think high", Slash::Think(Think::High));
+        check("/think high", Slash::Think(Think::High, "high"));
         check("/thoughts", Slash::Thoughts(None));
         check("/thoughts fold", Slash::Thoughts(Some(true)));
         check("/export my file.md", Slash::Export("my file.md".into()));

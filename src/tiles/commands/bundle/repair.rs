@@ -8,10 +8,12 @@ use tilekit::bundle::repair::{Donor, Repair, Task, repair, restore_list};
 use tilekit::bundle::{Bundle, BundleError, Found, MANIFEST_NAME};
 use tilekit::disk;
 use tilekit::disk::DiskError;
+use tilekit::library::{LibraryError, added};
 
-use super::verify::{Added, describe, listed};
+use super::verify::{Added, AllListed, added_entries, describe, listed};
 use super::{size, total, with_bar};
 use crate::app::App;
+use crate::args::OnboardingArguments;
 use crate::failure::{Code, Failure};
 use crate::terminal::escape::neutralise_line;
 
@@ -35,23 +37,57 @@ pub(super) fn run(app: &App, from: &Path, shipped_only: bool, dry_run: bool) -> 
     }
     let listed = listed(app, &bundle, shipped_only)?;
     let _lock = if dry_run { None } else { Some(app.lock(&bundle)?) };
-    let entries = &listed.entries;
-    let found = with_bar(app, "Verifying", total(entries), |sink| {
-        examine(bundle.root(), entries, listed.added != Added::LeftOut, None, sink)
-    })?;
-    let task = Task { root: bundle.root(), entries, found: &found, dry_run };
-    let done = with_bar(app, "Repairing", to_read(&found), |sink| repair(task, &donor, sink))?;
+    let (found, done) = mend(app, bundle.root(), &listed, &donor, dry_run)?;
     if !dry_run {
         // What an interrupted verification noted isn't so any more.
-        Resume::new(&bundle.verify_state(), entries, app.clock.now()).forget();
+        Resume::new(&bundle.verify_state(), &listed.entries, app.clock.now()).forget();
     }
+    report(app, &found, &done, restored, dry_run, &listed.added)
+}
+
+/// Repairs the models of an installed Tiles: they are all that a list vouches for there.
+pub(super) fn installed(app: &App, from: &Path, dry_run: bool) -> Result<(), Failure> {
+    let bundle = app.bundle()?;
+    let donor = Donor::new(from, bundle.root())?;
+    // It holds the lock until all is done.
+    let open = app.unlock(&bundle, &OnboardingArguments::default())?;
+    let done = added::read(&bundle.added_models(), &open.identity.models_key()).map_err(|error| {
+        let hint = "import the models again, or carry everything from another Tiles with `tiles data adopt`";
+        Failure { hint: Some(hint.into()), ..LibraryError::from(error).into() }
+    });
+    let done = done.and_then(|models| {
+        let listed = AllListed { entries: added_entries(models).collect(), added: Added::Known };
+        let (found, done) = mend(app, bundle.root(), &listed, &donor, dry_run)?;
+        report(app, &found, &done, None, dry_run, &listed.added)
+    });
+    done.and(open.close())
+}
+
+/// Finds what is damaged, and mends it.
+fn mend(
+    app: &App,
+    root: &Path,
+    listed: &AllListed,
+    donor: &Donor,
+    dry_run: bool,
+) -> Result<(Examination, Repair), Failure> {
+    let entries = &listed.entries;
+    let found = with_bar(app, "Verifying", total(entries), |sink| {
+        examine(root, entries, listed.added != Added::LeftOut, None, sink)
+    })?;
+    let task = Task { root, entries, found: &found, dry_run };
+    let done = with_bar(app, "Repairing", to_read(&found), |sink| repair(task, donor, sink))?;
+    Ok((found, done))
+}
+
+/// Says what doesn't belong there.
+fn tell_strangers(app: &App, found: &Examination) {
     for path in &found.unlisted {
         app.terminal.warn(&format!("`{}` doesn't belong to the bundle: remove it", neutralise_line(path)));
     }
     for path in &found.strangers {
         app.terminal.say(&format!("`{}` isn't part of the bundle, and is never used", neutralise_line(path)));
     }
-    report(app, &found, &done, restored, dry_run, &listed.added)
 }
 
 /// The bundle's folder, also where the list that makes it one is gone.
@@ -79,6 +115,7 @@ fn report(
     dry_run: bool,
     added: &Added,
 ) -> Result<(), Failure> {
+    tell_strangers(app, found);
     let mended: Vec<Value> = done.mended.iter().map(describe).collect();
     let with_why = |(damage, why): &(Damage, String)| {
         let mut described = describe(damage);

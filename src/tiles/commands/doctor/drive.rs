@@ -1,8 +1,8 @@
 //! What the drive gives: file system, space, speed, who has it, backups, what cut commands left.
 
 use tilekit::bundle::{Bundle, LastExit, LockState, Unfinished, Verified};
-use tilekit::disk::FAT32_FILE_BYTES_MAX;
 use tilekit::disk::volume::{Volume, read_speed};
+use tilekit::disk::{FAT32_FILE_BYTES_MAX, is_fat_name};
 use tilekit::store::{Store, backups};
 use tilekit::time::Timestamp;
 
@@ -35,7 +35,7 @@ pub(super) fn findings(app: &App, bundle: &Bundle<Verified>) -> Result<Vec<Findi
 fn file_system(volume: &Volume) -> Finding {
     let name = volume.file_system.as_deref().unwrap_or("unknown to this system");
     match name {
-        "vfat" | "msdos" => {
+        name if is_fat_name(name) => {
             let text = format!("{name}: no file past {}", size(FAT32_FILE_BYTES_MAX));
             Finding::warn("drive", text, "exFAT takes larger files; models from elsewhere may need it")
         }

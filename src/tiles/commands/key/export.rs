@@ -68,7 +68,7 @@ fn write(app: &App, path: &Path, form: &str, content: &[u8]) -> Result<(), Failu
 
 /// Prints the key of the database: deliberate, and never by accident.
 fn raw_database_key(app: &App, bundle: &Bundle<Verified>, key_file: &KeyFile, yes: bool) -> Result<(), Failure> {
-    app.confirm("Show the key that reads every conversation on this drive, unencrypted?", yes)?;
+    app.confirm("Show the key that reads every conversation here, unencrypted?", yes)?;
     let (_, unlocked) = app.open_key_file(key_file)?;
     let mut key = Zeroizing::new(String::with_capacity(64));
     for byte in unlocked.identity.database_key().expose_secret() {
@@ -77,7 +77,7 @@ fn raw_database_key(app: &App, bundle: &Bundle<Verified>, key_file: &KeyFile, ye
     let database = bundle.database().display().to_string();
     let pragma = format!("PRAGMA key = \"x'{}'\";", key.as_str());
     app.terminal.say("Whoever has this key and a copy of the database reads everything; no passphrase protects it.");
-    app.terminal.say("With SQLCipher 4, while no Tiles has the drive open:");
+    app.terminal.say("With SQLCipher 4, while no Tiles has it open:");
     app.terminal.say(&format!("  sqlcipher \"{database}\""));
     app.terminal.say("  PRAGMA key = \"x'KEY'\";   SELECT * FROM message;");
     app.terminal.say("If it gets into wrong hands: `tiles key rotate-db`.\n");

@@ -26,12 +26,12 @@ pub(super) fn run(
     let (key_file, _lock) = for_change(app, bundle)?;
     let words = words(app, file)?;
     key_file.check_words(&words)?;
-    app.terminal.say("These are the words of this drive.");
+    app.terminal.say("These are the right words.");
     let new = new_passphrase(app, new)?;
     let spinner = app.terminal.spinner("Sealing both copies of the key file");
     key_file.restore(&words, &new)?;
     drop(spinner);
-    app.terminal.say("The new passphrase opens this drive now; the words stay valid.");
+    app.terminal.say("The new passphrase opens everything now; the words stay valid.");
     tell_old_copies(app, "passphrase");
     changed(app, &key_file)
 }

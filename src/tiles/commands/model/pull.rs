@@ -77,7 +77,7 @@ pub(super) fn run(app: &App, arguments: &PullArguments, library: &mut Library) -
     })?;
     let bytes = library.find(&report.name)?.size_bytes();
     let printed = json!({ "name": report.name, "size_bytes": bytes, "revision": plan.commit });
-    app.print(&printed, || format!("{} is on the drive ({})", report.name, size(bytes)))?;
+    app.print(&printed, || format!("{} is there now ({})", report.name, size(bytes)))?;
     app.terminal.say(&format!("Try it: tiles run {}", report.name));
     Ok(())
 }
@@ -101,7 +101,7 @@ pub(super) fn list_available(app: &App, models_folder: &Path) -> Result<(), Fail
     app.print(&json!(rows), || {
         let rows = models.iter().map(|model| {
             let memory = if fits(model.memory_bytes) { "fits this machine" } else { "too large for this machine now" };
-            let drive = if model.weights_bytes <= free_bytes { "" } else { ", no space on the drive" };
+            let drive = if model.weights_bytes <= free_bytes { "" } else { ", no space here" };
             let begun = if unfinished.contains(&model.name) { ", pull begun" } else { "" };
             format!(
                 "{:<14} about {:>8}, memory about {:>8}  {:<20} {memory}{drive}{begun}\n",
