@@ -6,7 +6,7 @@ use std::cell::RefCell;
 use std::ops::{ControlFlow, Range};
 
 use self::adapter::LowRank;
-use self::kernels::{BlockOut, BlockTask, Kernels, TOKENS_MAX};
+use self::kernels::{BlockTask, Kernels};
 use self::matrix::{Form, MXFP4_GROUP, Matrix};
 use self::pool::Pool;
 use super::{Attention, Backend, BackendError};
@@ -17,6 +17,7 @@ mod simd;
 mod kernels;
 mod adapter;
 mod attention;
+mod memory;
 mod matrix;
 mod pool;
 pub(crate) mod cache;
@@ -85,6 +86,11 @@ unsafe impl<T> Send for Shared<T> {}
 unsafe impl<T> Sync for Shared<T> {}
 
 impl<T> Shared<T> {
+    /// Where the element `idx` lies, within the allocation.
+    fn at(&self, idx: usize) -> *mut T {
+        self.0.wrapping_add(idx)
+    }
+
     /// The elements `range`.
     ///
     /// # Safety
@@ -178,44 +184,44 @@ impl Cpu {
         blocks: Range<usize>,
         out: Shared<f32>,
     ) {
-        let mut results: BlockOut = [[0.0; 16]; TOKENS_MAX];
-        for block in blocks {
-            let bytes = matrix.block(block);
-            let rows = block * matrix.lanes..((block + 1) * matrix.lanes).min(matrix.rows);
-            for first in (0..x.rows).step_by(TOKENS_MAX) {
-                let tokens = TOKENS_MAX.min(x.rows - first);
-                Self::block(
-                    kernels,
-                    &Self::task(x, quantised, matrix, bytes, first, tokens),
-                    matrix.form,
-                    &mut results,
-                );
-                for (token, values) in results.iter().enumerate().take(tokens) {
-                    let start = (first + token) * matrix.rows;
-                    // SAFETY: rows of this block belong to this call.
-                    let out = unsafe { out.slice(start + rows.start..start + rows.end) };
-                    out.copy_from_slice(&values[..rows.len()]);
-                }
+        let whole = blocks.start..blocks.end.min(matrix.rows / matrix.lanes);
+        if !whole.is_empty() {
+            let task = Self::task(x, quantised, matrix, whole.clone(), 0..x.rows, matrix.rows);
+            // SAFETY: rows of these blocks belong to this call.
+            unsafe { Self::multiply(kernels, &task, matrix.form, out.at(whole.start * matrix.lanes)) };
+        }
+        // The last block may have fewer rows than lanes.
+        for block in whole.end.max(blocks.start)..blocks.end {
+            let mut results = vec![0.0; x.rows * matrix.lanes];
+            let task = Self::task(x, quantised, matrix, block..block + 1, 0..x.rows, matrix.lanes);
+            // SAFETY: there is room for a row of lanes a token.
+            unsafe { Self::multiply(kernels, &task, matrix.form, results.as_mut_ptr()) };
+            for (token, values) in results.chunks_exact(matrix.lanes).enumerate() {
+                let rows = token * matrix.rows + block * matrix.lanes..(token + 1) * matrix.rows;
+                let len = rows.len();
+                // SAFETY: as above.
+                unsafe { out.slice(rows) }.copy_from_slice(&values[..len]);
             }
         }
     }
 
+    /// What the kernels need to multiply the tokens `tokens` of `x` by some blocks of a matrix.
     fn task<'a>(
         x: &'a Tensor,
         quantised: Option<&'a Quantised>,
-        matrix: &Matrix,
-        block: &'a [u8],
-        first: usize,
-        tokens: usize,
+        matrix: &'a Matrix,
+        blocks: Range<usize>,
+        tokens: Range<usize>,
+        stride: usize,
     ) -> BlockTask<'a> {
         let columns = matrix.columns;
-        let floats = &x.values[first * columns..(first + tokens) * columns];
+        let elements = tokens.start * columns..tokens.end * columns;
+        let floats = &x.values[elements.clone()];
         let (group_size, codes, scales, sums) = match quantised {
             Some(q) => {
                 let groups = columns / q.group_size;
-                let groups = first * groups..(first + tokens) * groups;
-                let codes = &q.codes[first * columns..(first + tokens) * columns];
-                (q.group_size, codes, &q.scales[groups.clone()], &q.sums[groups])
+                let groups = tokens.start * groups..tokens.end * groups;
+                (q.group_size, &q.codes[elements], &q.scales[groups.clone()], &q.sums[groups])
             }
             None => {
                 let group_size = match matrix.form {
@@ -226,17 +232,33 @@ impl Cpu {
                 (group_size, &[][..], &[][..], &[][..])
             }
         };
-        let group_bytes = matrix.group_bytes();
-        BlockTask { block, columns, group_size, group_bytes, codes, scales, sums, floats, tokens }
+        BlockTask {
+            blocks: matrix.blocks(blocks),
+            block_bytes: matrix.block_bytes(),
+            columns,
+            group_size,
+            group_bytes: matrix.group_bytes(),
+            codes,
+            scales,
+            sums,
+            floats,
+            tokens: tokens.len(),
+            stride,
+        }
     }
 
-    fn block(kernels: &Kernels, task: &BlockTask<'_>, form: Form, out: &mut BlockOut) {
-        match form {
-            Form::Affine { bits, parts, .. } if task.codes.is_empty() => kernels.oracle(bits, parts, task, out),
-            Form::Affine { bits, parts, .. } => kernels.integer(bits, parts, task, out),
-            Form::Mxfp4 if task.codes.is_empty() => kernels.oracle_mxfp4(task, out),
-            Form::Mxfp4 => kernels.integer_mxfp4(task, out),
-            Form::Dense(dtype) => kernels.dense(dtype, task, out),
+    /// # Safety
+    /// As for [`Kernels::integer`].
+    unsafe fn multiply(kernels: &Kernels, task: &BlockTask<'_>, form: Form, out: *mut f32) {
+        // SAFETY: by the caller.
+        unsafe {
+            match form {
+                Form::Affine { bits, parts, .. } if task.codes.is_empty() => kernels.oracle(bits, parts, task, out),
+                Form::Affine { bits, parts, .. } => kernels.integer(bits, parts, task, out),
+                Form::Mxfp4 if task.codes.is_empty() => kernels.oracle_mxfp4(task, out),
+                Form::Mxfp4 => kernels.integer_mxfp4(task, out),
+                Form::Dense(dtype) => kernels.dense(dtype, task, out),
+            }
         }
     }
 

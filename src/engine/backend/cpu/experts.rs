@@ -2,7 +2,6 @@
 
 use std::ops::Range;
 
-use super::kernels::{BlockOut, TOKENS_MAX};
 use super::matrix::Matrix;
 use super::{Cpu, Shared, Tensor};
 
@@ -106,21 +105,13 @@ impl Cpu {
             let chunk = items.len().div_ceil(self.threads() * 8);
             let kernels = self.kernels;
             self.run(items.len(), chunk, &|range| {
-                let mut results: BlockOut = [[0.0; 16]; TOKENS_MAX];
                 for item in &items[range] {
-                    let bytes = stack.matrix.block(item.expert * blocks + item.block);
-                    let rows = item.block * stack.matrix.lanes..(item.block + 1) * stack.matrix.lanes;
-                    for first in item.pairs.clone().step_by(TOKENS_MAX) {
-                        let tokens = TOKENS_MAX.min(item.pairs.end - first);
-                        let task = Self::task(x, quantised, &stack.matrix, bytes, first, tokens);
-                        Self::block(&kernels, &task, stack.matrix.form, &mut results);
-                        for (pair, values) in results.iter().enumerate().take(tokens) {
-                            let start = (first + pair) * stack.rows;
-                            // SAFETY: a pair belongs to one expert, and these rows of it to this item.
-                            let out = unsafe { shared.slice(start + rows.start..start + rows.end) };
-                            out.copy_from_slice(&values[..rows.len()]);
-                        }
-                    }
+                    let block = item.expert * blocks + item.block;
+                    let task =
+                        Self::task(x, quantised, &stack.matrix, block..block + 1, item.pairs.clone(), stack.rows);
+                    let to = item.pairs.start * stack.rows + item.block * stack.matrix.lanes;
+                    // SAFETY: a pair belongs to one expert, and these rows of it to this item; a stack has whole blocks.
+                    unsafe { Self::multiply(&kernels, &task, stack.matrix.form, shared.at(to)) };
                 }
             });
             if let Some(bias) = &stack.bias {

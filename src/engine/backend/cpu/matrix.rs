@@ -5,8 +5,9 @@
 //! give two 16-bit halves: of 4-bit codes, pair p has its first element in bits 4p and its second in bits 16 + 4p; of
 //! 8-bit codes in bits 8p and 16 + 8p. Dense: `[columns][lanes]`. Rows that fill up the last block are zero.
 
-#![expect(unsafe_code, reason = "kernels need raw vectors, and threads that share them")]
+use std::ops::Range;
 
+use super::memory::Memory;
 use super::simd::DOUBLED_E2M1;
 use crate::engine::checkpoint::Dtype;
 
@@ -32,15 +33,14 @@ pub(super) struct Matrix {
     pub(super) columns: usize,
     pub(super) form: Form,
     pub(super) lanes: usize,
-    /// 64-byte lines, so that vector loads don't straddle them.
-    lines: Vec<[u32; 16]>,
+    memory: Memory,
 }
 
 impl Matrix {
     /// A matrix of zeros.
     pub(super) fn zeros(rows: usize, columns: usize, form: Form, lanes: usize) -> Self {
-        let mut matrix = Self { rows, columns, form, lanes, lines: Vec::new() };
-        matrix.lines = vec![[0; 16]; (matrix.block_count() * matrix.block_bytes()).div_ceil(64)];
+        let mut matrix = Self { rows, columns, form, lanes, memory: Memory::default() };
+        matrix.memory = Memory::zeros(matrix.block_count() * matrix.block_bytes());
         matrix
     }
 
@@ -75,20 +75,10 @@ impl Matrix {
         }
     }
 
-    /// The bytes of one block of rows.
-    pub(super) fn block(&self, block: usize) -> &[u8] {
+    /// The bytes of some blocks of rows.
+    pub(super) fn blocks(&self, blocks: Range<usize>) -> &[u8] {
         let block_bytes = self.block_bytes();
-        &self.bytes()[block * block_bytes..(block + 1) * block_bytes]
-    }
-
-    fn bytes(&self) -> &[u8] {
-        // SAFETY: u32 has no padding and any alignment is fine for bytes.
-        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.lines.len() * 64) }
-    }
-
-    fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: u32 has no padding and takes any bits; any alignment is fine for bytes.
-        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.lines.len() * 64) }
+        &self.memory.bytes()[blocks.start * block_bytes..blocks.end * block_bytes]
     }
 
     /// Takes whole rows of codes of `source_bits`, packed in little-endian words as MLX packs them, from `row` on.
@@ -101,7 +91,7 @@ impl Matrix {
         let row_bytes = self.columns * source_bits / 8;
         let (lanes, block_bytes, group_bytes) = (self.lanes, self.block_bytes(), self.group_bytes());
         let words_a_group = group_size * bits / 32;
-        let bytes = self.bytes_mut();
+        let bytes = self.memory.bytes_mut();
         let mut wide = Vec::new();
         for (idx, row_packed) in packed.chunks_exact(row_bytes).enumerate() {
             let row = row + idx;
@@ -131,7 +121,7 @@ impl Matrix {
         let (groups, size) = (self.columns / group_size, parts.size());
         let (lanes, block_bytes, group_bytes) = (self.lanes, self.block_bytes(), self.group_bytes());
         let parts_at = self.words_bytes() + part * lanes * size;
-        let bytes = self.bytes_mut();
+        let bytes = self.memory.bytes_mut();
         for (idx, row_values) in values.chunks_exact(groups * size).enumerate() {
             let row = row + idx;
             let start = row / lanes * block_bytes + parts_at + row % lanes * size;
@@ -158,7 +148,7 @@ impl Matrix {
     pub(super) fn set_floats(&mut self, row: usize, values: &[u8]) {
         let Form::Dense(dtype) = self.form else { return };
         let (columns, lanes, size, block_bytes) = (self.columns, self.lanes, dtype.size(), self.block_bytes());
-        let bytes = self.bytes_mut();
+        let bytes = self.memory.bytes_mut();
         for (idx, row_values) in values.chunks_exact(columns * size).enumerate() {
             let row = row + idx;
             let start = row / lanes * block_bytes + row % lanes * size;
@@ -172,7 +162,7 @@ impl Matrix {
     /// Writes row `row` as floats into `out`, which has one element a column.
     pub(super) fn dequantise_row(&self, row: usize, out: &mut [f32]) {
         let (block, lane) = (row / self.lanes, row % self.lanes);
-        let block = self.block(block);
+        let block = self.blocks(block..block + 1);
         match self.form {
             Form::Dense(dtype) => {
                 for (column, out) in out.iter_mut().enumerate() {

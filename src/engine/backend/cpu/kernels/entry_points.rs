@@ -7,31 +7,31 @@ macro_rules! entry_points {
             use super::*;
 
             macro_rules! block {
-                ($entry:ident, $body:expr) => {
+                ($entry:ident, $product:ty) => {
                     $(#[$feature])?
-                    unsafe fn $entry(task: &BlockTask<'_>, out: &mut BlockOut) {
+                    unsafe fn $entry(task: &BlockTask<'_>, out: *mut f32) {
                         // SAFETY: by the caller's contract.
-                        unsafe { $body(task, out) }
+                        unsafe { products::<$simd, $product>(task, out) }
                     }
                 };
             }
-            block!(integer_4_half, integer::<$simd, Nibbles, Half>);
-            block!(integer_4_brain, integer::<$simd, Nibbles, Brain>);
-            block!(integer_4_single, integer::<$simd, Nibbles, Single>);
-            block!(integer_8_half, integer::<$simd, Bytes, Half>);
-            block!(integer_8_brain, integer::<$simd, Bytes, Brain>);
-            block!(integer_8_single, integer::<$simd, Bytes, Single>);
-            block!(oracle_4_half, oracle::<$simd, Nibbles, Half>);
-            block!(oracle_4_brain, oracle::<$simd, Nibbles, Brain>);
-            block!(oracle_4_single, oracle::<$simd, Nibbles, Single>);
-            block!(oracle_8_half, oracle::<$simd, Bytes, Half>);
-            block!(oracle_8_brain, oracle::<$simd, Bytes, Brain>);
-            block!(oracle_8_single, oracle::<$simd, Bytes, Single>);
-            block!(integer_mxfp4, integer::<$simd, E2m1, Brain>);
-            block!(oracle_mxfp4, oracle::<$simd, E2m1, Brain>);
-            block!(dense_half, dense::<$simd, Half>);
-            block!(dense_brain, dense::<$simd, Brain>);
-            block!(dense_single, dense::<$simd, Single>);
+            block!(integer_4_half, Integer<Nibbles, Half>);
+            block!(integer_4_brain, Integer<Nibbles, Brain>);
+            block!(integer_4_single, Integer<Nibbles, Single>);
+            block!(integer_8_half, Integer<Bytes, Half>);
+            block!(integer_8_brain, Integer<Bytes, Brain>);
+            block!(integer_8_single, Integer<Bytes, Single>);
+            block!(oracle_4_half, Oracle<Nibbles, Half>);
+            block!(oracle_4_brain, Oracle<Nibbles, Brain>);
+            block!(oracle_4_single, Oracle<Nibbles, Single>);
+            block!(oracle_8_half, Oracle<Bytes, Half>);
+            block!(oracle_8_brain, Oracle<Bytes, Brain>);
+            block!(oracle_8_single, Oracle<Bytes, Single>);
+            block!(integer_mxfp4, Integer<E2m1, Brain>);
+            block!(oracle_mxfp4, Oracle<E2m1, Brain>);
+            block!(dense_half, Dense<Half>);
+            block!(dense_brain, Dense<Brain>);
+            block!(dense_single, Dense<Single>);
 
             $(#[$feature])?
             unsafe fn quantise_entry(group: &[f32], codes: &mut [i16]) -> (f32, f32) {

@@ -33,8 +33,10 @@ unsafe impl Simd for Neon {
     type I = Ints;
     type F = Floats;
     type Pairs = Pairs;
-    type Pair = int16x4_t;
 
+    // The intrinsic isn't stable; processors see a stream by themselves.
+    #[inline(always)]
+    unsafe fn prefetch(_: *const u8) {}
     #[inline(always)]
     unsafe fn shr<const BITS: u32>(a: Pairs) -> Pairs {
         // SAFETY: the caller has NEON. A shift to the left by less than nothing is one to the right.
@@ -46,9 +48,9 @@ unsafe impl Simd for Neon {
             [apart.0, apart.1]
         };
         splat_pairs(value: u16) -> Pairs = [vdupq_n_u16(value); 2];
-        load_pair(from: *const i16) -> int16x4_t = vreinterpret_s16_s32(vdup_n_s32(from.cast::<i32>().read_unaligned()));
         and(a: Pairs, b: Pairs) -> Pairs = both!(vandq_u16, a, b);
-        dot_pairs(acc: Ints, a: Pairs, b: int16x4_t) -> Ints = {
+        dot_pairs(acc: Ints, a: Pairs, b: *const i16) -> Ints = {
+            let b = vreinterpret_s16_s32(vdup_n_s32(b.cast::<i32>().read_unaligned()));
             let [first, second] = both!(vreinterpretq_s16_u16, a);
             let low = vmlal_lane_s16::<0>(acc[0], vget_low_s16(first), b);
             let high = vmlal_high_lane_s16::<0>(acc[1], first, b);
