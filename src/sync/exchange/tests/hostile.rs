@@ -3,14 +3,11 @@
 use super::*;
 
 /// What a hostile linked drive does after both have said hello, against an honest one; gives how that ends for it.
-fn against<F: Future<Output = ()> + Send>(
+fn against<F: Future<Output = ()> + Send + 'static>(
     honest: &Drive,
     hostile: Did,
     attack: impl FnOnce(tokio::io::ReadHalf<DuplexStream>, tokio::io::WriteHalf<DuplexStream>) -> F + Send + 'static,
-) -> Ended
-where
-    F: 'static,
-{
+) -> Ended {
     serving(&[honest], move |mut sides| {
         Box::pin(async move {
             let (near, far) = duplex(WIRE_BYTES);
