@@ -317,7 +317,7 @@ impl Run {
         let relay =
             peer.address.iter().flat_map(|address| address.addrs.iter().filter(|addr| addr.is_relay())).cloned();
         peer.address = Some(EndpointAddr::from_parts(id, seen.chain(relay).collect::<Vec<_>>()));
-        if peer.due.is_none() && !peer.is_synced && !peer.refuses {
+        if peer.due.is_none() && !peer.refuses && (self.plan.watch || !peer.is_synced) {
             peer.due = Some(due);
         }
     }
@@ -347,13 +347,14 @@ impl Run {
 
     /// Lets somebody in, of whom the gate has made sure that it is linked.
     fn receive(&mut self, incoming: Incoming) {
-        let (side, active) = (self.side.clone(), self.active.clone());
+        let (side, active, only) = (self.side.clone(), self.active.clone(), self.plan.only);
         self.exchanges.spawn(async move {
             let Ok(Ok(connection)) = timeout(CONNECT_TIMEOUT, incoming).await else { return Came::Gone };
             if connection.alpn() == HINT_ALPN {
                 return Came::ForHints(connection);
             }
             let peer = Did::from_public_key(*connection.remote_id().as_bytes()).ok();
+            let peer = peer.filter(|peer| only.is_none_or(|only| only == *peer));
             let Some((peer, _talking)) = peer.and_then(|peer| Some((peer, active.begin(peer)?))) else {
                 return Came::Gone;
             };
@@ -395,6 +396,10 @@ impl Run {
             self.since = Instant::now();
         }
         self.side.watcher.ended(did, &report, error.as_ref());
+        // What this drive itself can't do it can't do with another one either.
+        if let Some(SyncError::Store(error)) = error {
+            return Err(error.into());
+        }
         let watch = self.plan.watch;
         if let Some(peer) = self.peers.get_mut(&did) {
             peer.is_synced |= error.is_none();
@@ -403,7 +408,9 @@ impl Run {
             peer.due = match &error {
                 // It says so itself, and will say so again.
                 Some(SyncError::NotLinked) => None,
-                // It may have gone; where it is still there, it answers again.
+                // It may have gone; where it is still there, it is seen again.
+                Some(_) if watch && self.plan.at.is_none() && self.plan.network.relay.is_none() => None,
+                Some(_) if watch => Some(Instant::now() + WATCH_EVERY),
                 Some(_) => Some(Instant::now() + PAUSE),
                 None => watch.then(|| Instant::now() + WATCH_EVERY),
             };

@@ -126,11 +126,13 @@ pub(crate) fn is_expected(packet: &[u8]) -> bool {
     match packet.get(12..14) {
         Some([0x08, 0x06]) => true,
         Some([0x08, 0x00]) => {
+            // The kernel's own word that nobody listens any more.
+            const ICMP: u8 = 1;
             const IGMP: u8 = 2;
             const UDP: u8 = 17;
             let (protocol, to) = (packet[23], &packet[30..34]);
             let is_near = matches!(to, [10, 7..=9, 0, _] | [127, ..] | [224, 0, 0, _]);
-            matches!(protocol, IGMP | UDP) && is_near
+            matches!(protocol, ICMP | IGMP | UDP) && is_near
         }
         _ => false,
     }

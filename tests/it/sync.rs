@@ -220,6 +220,7 @@ fn where_announcements_do_not_get_through_an_address_does() {
     let [ada, bob] = ["Ada", "Bob"].map(TestBundle::quick);
     bob.ok(&["-p", "from Bob"]);
     link_quietly(&ada, &bob);
+    let bob_did = did(&bob).to_string();
     // Their mesh keys differ, so neither knows the other's announcements.
     let (_, store) = open(&bob);
     tilekit::peer::keep_mesh_keys(&store, &[MeshKey::draw().expect("there is chance")]).expect("it can be kept");
@@ -232,7 +233,6 @@ fn where_announcements_do_not_get_through_an_address_does() {
     let text = screen.text();
     let (_, port) = text.split_once("UDP port ").expect("it is said");
     let port: u16 = port.split_whitespace().next().expect("it is said").parse().expect("a number");
-    let bob_did = did(&bob).to_string();
     let at = format!("10.7.0.2:{port}");
     let output = here.command(&tiles(&ada, &["sync", &bob_did, "--at", &at])).output().expect("it can be run");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

@@ -33,6 +33,7 @@ pub(crate) fn run(app: &App, arguments: &SyncArguments) -> Result<(), Failure> {
         watch: arguments.watch,
         began: Instant::now(),
         spinner: Mutex::default(),
+        told: Mutex::default(),
     });
     let clock = Arc::clone(&app.clock);
     let watcher: Arc<dyn Watcher> = Arc::clone(&screen) as _;
@@ -123,6 +124,8 @@ struct Screen {
     watch: bool,
     began: Instant,
     spinner: Mutex<Option<Spinner>>,
+    /// What was said of each drive last.
+    told: Mutex<HashMap<Did, String>>,
 }
 
 impl Screen {
@@ -192,13 +195,21 @@ impl Watcher for Screen {
 
     fn ended(&self, peer: Did, report: &Report, error: Option<&SyncError>) {
         let name = self.name(&peer);
+        if error.is_none() {
+            self.told.lock().unwrap_or_else(PoisonError::into_inner).remove(&peer);
+        }
         match error {
             // The end of the command says it all; where there is no end, each is said.
             None if self.watch && report.received.ops + report.sent.ops > 0 => self.say(&sentence(&name, report)),
             None => {}
             Some(error) if self.watch => {
                 let hint = error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
-                self.say(&format!("{name}: {error}{hint}"));
+                let line = format!("{name}: {error}{hint}");
+                // The same again and again would push the rest off the screen.
+                let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+                if told.insert(peer, line.clone()).as_deref() != Some(line.as_str()) {
+                    self.say(&line);
+                }
             }
             Some(_) => {}
         }
