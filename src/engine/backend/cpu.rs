@@ -6,8 +6,9 @@ use std::cell::RefCell;
 use std::ops::{ControlFlow, Range};
 
 use self::adapter::LowRank;
-use self::kernels::{BlockTask, Kernels};
-use self::matrix::{Form, MXFP4_GROUP, Matrix};
+use self::kernels::Kernels;
+use self::linear::Order;
+use self::matrix::Matrix;
 use self::pool::Pool;
 use super::{Attention, Backend, BackendError};
 use crate::engine::checkpoint::{Checkpoint, CheckpointError, LoadProgress};
@@ -19,6 +20,7 @@ mod adapter;
 mod attention;
 mod memory;
 mod matrix;
+mod linear;
 mod pool;
 pub(crate) mod cache;
 mod experts;
@@ -43,6 +45,7 @@ pub struct Cpu {
     kernels: Kernels,
     pool: RefCell<Pool>,
     activations: Activations,
+    order: RefCell<Order>,
 }
 
 /// Activations `[rows, width]`.
@@ -66,14 +69,6 @@ pub struct Linear {
 pub struct Rope {
     wavelengths: Vec<f64>,
     turns: RefCell<Vec<(f32, f32)>>,
-}
-
-/// Activations quantised for integer kernels.
-struct Quantised {
-    group_size: usize,
-    codes: Vec<i16>,
-    scales: Vec<f32>,
-    sums: Vec<f32>,
 }
 
 /// A pointer that threads write through, each to its own elements.
@@ -106,7 +101,7 @@ impl Cpu {
     /// Starts the threads. `simd` off computes without vector instructions, for tests.
     pub fn new(threads: usize, activations: Activations, simd: bool) -> Self {
         let kernels = if simd { Kernels::detect() } else { Kernels::scalar() };
-        Self { kernels, pool: RefCell::new(Pool::new(threads)), activations }
+        Self { kernels, pool: RefCell::new(Pool::new(threads)), activations, order: RefCell::default() }
     }
 
     /// The instruction set in use.
@@ -132,143 +127,6 @@ impl Cpu {
             // SAFETY: a row belongs to one call.
             work(rows.start, unsafe { values.slice(rows.start * width..rows.end * width) });
         });
-    }
-
-    /// `x` in each group size that one of the matrices asks for.
-    fn quantised<const N: usize>(&self, x: &Tensor, matrices: [&Matrix; N]) -> Vec<Quantised> {
-        let mut quantised: Vec<Quantised> = Vec::new();
-        for group_size in matrices.into_iter().filter_map(|matrix| Self::integer_group(self.activations, matrix)) {
-            if quantised.iter().all(|known| known.group_size != group_size) {
-                quantised.push(self.quantise(x, group_size));
-            }
-        }
-        quantised
-    }
-
-    fn quantise(&self, x: &Tensor, group_size: usize) -> Quantised {
-        let groups = x.width / group_size;
-        let mut quantised = Quantised {
-            group_size,
-            codes: vec![0; x.rows * x.width],
-            scales: vec![0.0; x.rows * groups],
-            sums: vec![0.0; x.rows * groups],
-        };
-        let codes = Shared(quantised.codes.as_mut_ptr());
-        let scales = Shared(quantised.scales.as_mut_ptr());
-        let sums = Shared(quantised.sums.as_mut_ptr());
-        let kernels = self.kernels;
-        self.run(x.rows, 4, &|rows| {
-            // SAFETY: a row belongs to one call.
-            let (codes, scales, sums) = unsafe {
-                let groups = rows.start * groups..rows.end * groups;
-                (
-                    codes.slice(rows.start * x.width..rows.end * x.width),
-                    scales.slice(groups.clone()),
-                    sums.slice(groups),
-                )
-            };
-            let values = x.values[rows.start * x.width..rows.end * x.width].chunks_exact(group_size);
-            for (idx, (group, codes)) in values.zip(codes.chunks_exact_mut(group_size)).enumerate() {
-                (scales[idx], sums[idx]) = kernels.quantise(group, codes);
-            }
-        });
-        quantised
-    }
-
-    /// `x` times the blocks `blocks` of one matrix, written to `out` `[tokens, rows]`.
-    fn blocks(
-        kernels: &Kernels,
-        x: &Tensor,
-        quantised: Option<&Quantised>,
-        matrix: &Matrix,
-        blocks: Range<usize>,
-        out: Shared<f32>,
-    ) {
-        let whole = blocks.start..blocks.end.min(matrix.rows / matrix.lanes);
-        if !whole.is_empty() {
-            let task = Self::task(x, quantised, matrix, whole.clone(), 0..x.rows, matrix.rows);
-            // SAFETY: rows of these blocks belong to this call.
-            unsafe { Self::multiply(kernels, &task, matrix.form, out.at(whole.start * matrix.lanes)) };
-        }
-        // The last block may have fewer rows than lanes.
-        for block in whole.end.max(blocks.start)..blocks.end {
-            let mut results = vec![0.0; x.rows * matrix.lanes];
-            let task = Self::task(x, quantised, matrix, block..block + 1, 0..x.rows, matrix.lanes);
-            // SAFETY: there is room for a row of lanes a token.
-            unsafe { Self::multiply(kernels, &task, matrix.form, results.as_mut_ptr()) };
-            for (token, values) in results.chunks_exact(matrix.lanes).enumerate() {
-                let rows = token * matrix.rows + block * matrix.lanes..(token + 1) * matrix.rows;
-                let len = rows.len();
-                // SAFETY: as above.
-                unsafe { out.slice(rows) }.copy_from_slice(&values[..len]);
-            }
-        }
-    }
-
-    /// What the kernels need to multiply the tokens `tokens` of `x` by some blocks of a matrix.
-    fn task<'a>(
-        x: &'a Tensor,
-        quantised: Option<&'a Quantised>,
-        matrix: &'a Matrix,
-        blocks: Range<usize>,
-        tokens: Range<usize>,
-        stride: usize,
-    ) -> BlockTask<'a> {
-        let columns = matrix.columns;
-        let elements = tokens.start * columns..tokens.end * columns;
-        let floats = &x.values[elements.clone()];
-        let (group_size, codes, scales, sums) = match quantised {
-            Some(q) => {
-                let groups = columns / q.group_size;
-                let groups = tokens.start * groups..tokens.end * groups;
-                (q.group_size, &q.codes[elements], &q.scales[groups.clone()], &q.sums[groups])
-            }
-            None => {
-                let group_size = match matrix.form {
-                    Form::Affine { group_size, .. } => group_size,
-                    Form::Mxfp4 => MXFP4_GROUP,
-                    Form::Dense(_) => 0,
-                };
-                (group_size, &[][..], &[][..], &[][..])
-            }
-        };
-        BlockTask {
-            blocks: matrix.blocks(blocks),
-            block_bytes: matrix.block_bytes(),
-            columns,
-            group_size,
-            group_bytes: matrix.group_bytes(),
-            codes,
-            scales,
-            sums,
-            floats,
-            tokens: tokens.len(),
-            stride,
-        }
-    }
-
-    /// # Safety
-    /// As for [`Kernels::integer`].
-    unsafe fn multiply(kernels: &Kernels, task: &BlockTask<'_>, form: Form, out: *mut f32) {
-        // SAFETY: by the caller.
-        unsafe {
-            match form {
-                Form::Affine { bits, parts, .. } if task.codes.is_empty() => kernels.oracle(bits, parts, task, out),
-                Form::Affine { bits, parts, .. } => kernels.integer(bits, parts, task, out),
-                Form::Mxfp4 if task.codes.is_empty() => kernels.oracle_mxfp4(task, out),
-                Form::Mxfp4 => kernels.integer_mxfp4(task, out),
-                Form::Dense(dtype) => kernels.dense(dtype, task, out),
-            }
-        }
-    }
-
-    /// The group size for which `x` must be quantised for this matrix.
-    fn integer_group(activations: Activations, matrix: &Matrix) -> Option<usize> {
-        match (matrix.form, activations) {
-            (Form::Affine { group_size, .. }, Activations::Int16) => Some(group_size),
-            (Form::Mxfp4, Activations::Int16) => Some(MXFP4_GROUP),
-            _ => None,
-        }
     }
 }
 
@@ -384,37 +242,7 @@ impl Backend for Cpu {
     }
 
     fn linears<const N: usize>(&self, x: &Tensor, matrices: [&Linear; N]) -> [Tensor; N] {
-        let quantised = self.quantised(x, matrices.map(|linear| &linear.matrix));
-        let mut out = matrices.map(|linear| Tensor::zeros(x.rows, linear.matrix.rows));
-        let shared: [Shared<f32>; N] = std::array::from_fn(|idx| Shared(out[idx].values.as_mut_ptr()));
-        let blocks: usize = matrices.iter().map(|linear| linear.matrix.block_count()).sum();
-        // Some pieces more than threads, so that a thread that is held up delays the others little.
-        let chunk = blocks.div_ceil(self.threads() * 8);
-        let quantised = &quantised;
-        let (kernels, activations) = (self.kernels, self.activations);
-        self.run(blocks, chunk, &|range| {
-            let mut first = 0;
-            for (linear, out) in matrices.iter().zip(&shared) {
-                let matrix = &linear.matrix;
-                let own = range.start.max(first)..range.end.min(first + matrix.block_count());
-                if !own.is_empty() {
-                    let group = Self::integer_group(activations, matrix);
-                    let codes = quantised.iter().find(|known| Some(known.group_size) == group);
-                    Self::blocks(&kernels, x, codes, matrix, own.start - first..own.end - first, *out);
-                }
-                first += matrix.block_count();
-            }
-        });
-        for (out, linear) in out.iter_mut().zip(matrices) {
-            if let Some(adapter) = &linear.adapter {
-                self.adapt(x, adapter, out);
-            }
-            let Some(bias) = &linear.bias else { continue };
-            for row in out.values.chunks_exact_mut(bias.len()) {
-                row.iter_mut().zip(bias).for_each(|(value, bias)| *value += bias);
-            }
-        }
-        out
+        self.products(x, matrices)
     }
 
     fn rms_norm(&self, x: &Tensor, weight: &Vec<f32>, epsilon: f32) -> Tensor {

@@ -1,6 +1,7 @@
 //! What a LoRA adapter adds to a matrix: two narrow products in float32, beside the quantised one.
 
 use super::matrix::{Form, Matrix};
+use super::memory::Arena;
 use super::{Cpu, Shared, Tensor};
 use crate::engine::checkpoint::{Adapter, AdapterLayout, Dtype};
 
@@ -18,14 +19,16 @@ pub(super) struct LowRank {
 
 impl LowRank {
     /// From A and B as they lie in the adapter's file.
-    pub(super) fn new(adapter: &Adapter, a: &[f32], b: &[f32], lanes: usize) -> Self {
+    pub(super) fn new(adapter: &Adapter, a: &[f32], b: &[f32], lanes: usize, arena: &mut Arena) -> Self {
         let (rank, columns, rows) = (adapter.rank, a.len() / adapter.rank, b.len() / adapter.rank);
         let scaled: Vec<f32> = b.iter().map(|value| value * adapter.scale).collect();
         match adapter.layout {
-            AdapterLayout::Peft => Self { down: dense(rank, columns, a, lanes), up: dense(rows, rank, &scaled, lanes) },
+            AdapterLayout::Peft => {
+                Self { down: dense(rank, columns, a, lanes, arena), up: dense(rows, rank, &scaled, lanes, arena) }
+            }
             AdapterLayout::Mlx => Self {
-                down: dense(rank, columns, &transposed(a, rank), lanes),
-                up: dense(rows, rank, &transposed(&scaled, rows), lanes),
+                down: dense(rank, columns, &transposed(a, rank), lanes, arena),
+                up: dense(rows, rank, &transposed(&scaled, rows), lanes, arena),
             },
         }
     }
@@ -36,8 +39,8 @@ fn transposed(values: &[f32], columns: usize) -> Vec<f32> {
     (0..columns).flat_map(|column| values.iter().skip(column).step_by(columns)).copied().collect()
 }
 
-fn dense(rows: usize, columns: usize, values: &[f32], lanes: usize) -> Matrix {
-    let mut matrix = Matrix::zeros(rows, columns, Form::Dense(Dtype::F32), lanes);
+fn dense(rows: usize, columns: usize, values: &[f32], lanes: usize, arena: &mut Arena) -> Matrix {
+    let mut matrix = Matrix::zeros(rows, columns, Form::Dense(Dtype::F32), lanes, arena);
     let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
     matrix.set_floats(0, &bytes);
     matrix

@@ -90,8 +90,7 @@ impl Cpu {
         let x = gathered.as_ref().unwrap_or(x);
         let quantised = self.quantised(x, stacks.map(|stack| &stack.matrix));
         stacks.map(|stack| {
-            let group = Self::integer_group(self.activations, &stack.matrix);
-            let quantised = quantised.iter().find(|known| Some(known.group_size) == group);
+            let quantised = Self::fitting(&quantised, self.activations, &stack.matrix);
             let mut out = Tensor::zeros(x.rows, stack.rows);
             let shared = Shared(out.values.as_mut_ptr());
             let blocks = stack.rows / stack.matrix.lanes;

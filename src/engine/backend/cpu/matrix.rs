@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use super::memory::Memory;
+use super::memory::{Arena, Memory};
 use super::simd::DOUBLED_E2M1;
 use crate::engine::checkpoint::Dtype;
 
@@ -38,10 +38,15 @@ pub(super) struct Matrix {
 
 impl Matrix {
     /// A matrix of zeros.
-    pub(super) fn zeros(rows: usize, columns: usize, form: Form, lanes: usize) -> Self {
-        let mut matrix = Self { rows, columns, form, lanes, memory: Memory::default() };
-        matrix.memory = Memory::zeros(matrix.block_count() * matrix.block_bytes());
+    pub(super) fn zeros(rows: usize, columns: usize, form: Form, lanes: usize, arena: &mut Arena) -> Self {
+        let mut matrix = Self { rows, columns, form, lanes, memory: arena.zeros(0) };
+        matrix.memory = arena.zeros(matrix.block_count() * matrix.block_bytes());
         matrix
+    }
+
+    /// Where its weights lie, and how many bytes of them there are.
+    pub(super) fn place(&self) -> (usize, usize) {
+        (self.memory.bytes().as_ptr().addr(), self.memory.bytes().len())
     }
 
     pub(super) fn block_count(&self) -> usize {
@@ -102,11 +107,14 @@ impl Matrix {
                 widen(row_packed, source_bits, &mut wide);
                 &wide
             };
-            for (word_idx, word) in words.as_chunks::<4>().0.iter().enumerate() {
-                let word = u32::from_le_bytes(*word);
-                let word = if bits == 4 { pair_nibbles(word) } else { pair_bytes(word) };
-                let at = start + word_idx / words_a_group * group_bytes + word_idx % words_a_group * lanes * 4;
-                bytes[at..at + 4].copy_from_slice(&word.to_ne_bytes());
+            // Each group's place is known before its words are: a division a word was half of the time that repacking took.
+            for (group_idx, group) in words.chunks_exact(words_a_group * 4).enumerate() {
+                let to = &mut bytes[start + group_idx * group_bytes..];
+                for (word, to) in group.as_chunks::<4>().0.iter().zip(to.chunks_mut(lanes * 4)) {
+                    let word = u32::from_le_bytes(*word);
+                    let word = if bits == 4 { pair_nibbles(word) } else { pair_bytes(word) };
+                    to[..4].copy_from_slice(&word.to_ne_bytes());
+                }
             }
         }
     }
@@ -125,9 +133,11 @@ impl Matrix {
         for (idx, row_values) in values.chunks_exact(groups * size).enumerate() {
             let row = row + idx;
             let start = row / lanes * block_bytes + parts_at + row % lanes * size;
-            for (group_idx, value) in row_values.chunks_exact(size).enumerate() {
-                let at = start + group_idx * group_bytes;
-                bytes[at..at + size].copy_from_slice(value);
+            let places = bytes[start..].chunks_mut(group_bytes);
+            // A copy of two bytes whose number the compiler doesn't know is a call.
+            match size {
+                2 => row_values.as_chunks::<2>().0.iter().zip(places).for_each(|(v, to)| to[..2].copy_from_slice(v)),
+                _ => row_values.chunks_exact(size).zip(places).for_each(|(v, to)| to[..size].copy_from_slice(v)),
             }
         }
     }
@@ -256,7 +266,7 @@ mod tests {
             let bytes = |floats: &[f32]| floats.iter().flat_map(|f| f.to_le_bytes()).collect::<Vec<u8>>();
             let kept = if bits == 4 { 4 } else { 8 };
             let form = Form::Affine { bits: kept, group_size, parts: Dtype::F32 };
-            let mut matrix = Matrix::zeros(rows, columns, form, lanes);
+            let mut matrix = Matrix::zeros(rows, columns, form, lanes, &mut Arena::default());
             let half = columns * bits / 8 * 5;
             matrix.set_codes(0, &packed[..half], bits);
             matrix.set_codes(5, &packed[half..], bits);

@@ -25,8 +25,6 @@ pub(super) unsafe trait Simd: Copy {
     /// A pair of 16-bit numbers a lane, in memory the low and the high half of a word.
     type Pairs: Copy;
 
-    /// Asks for the cache line at `from`, which may be anywhere: nothing is read.
-    unsafe fn prefetch(from: *const u8);
     unsafe fn load_pairs(from: *const u32) -> Self::Pairs;
     unsafe fn splat_pairs(value: u16) -> Self::Pairs;
     unsafe fn and(a: Self::Pairs, b: Self::Pairs) -> Self::Pairs;
@@ -87,7 +85,6 @@ unsafe impl Simd for Scalar {
     type F = [f32; 8];
     type Pairs = [i32; 8];
 
-    unsafe fn prefetch(_: *const u8) {}
     unsafe fn load_pairs(from: *const u32) -> Self::Pairs {
         // SAFETY: valid for 8 elements by the trait's contract.
         unsafe { from.cast::<[i32; 8]>().read_unaligned() }
@@ -224,7 +221,6 @@ unsafe impl Simd for Avx2 {
         unsafe { _mm256_srl_epi32(a, _mm_cvtsi32_si128(BITS as i32)) }
     }
     intrinsics! {
-        prefetch(from: *const u8) = _mm_prefetch::<_MM_HINT_T0>(from.cast());
         load_pairs(from: *const u32) -> __m256i = _mm256_loadu_si256(from.cast());
         splat_pairs(value: u16) -> __m256i = _mm256_set1_epi16(value as i16);
         splat_i(value: i32) -> __m256i = _mm256_set1_epi32(value);
@@ -309,7 +305,6 @@ unsafe impl Simd for Avx512 {
         acc
     }
     intrinsics! {
-        prefetch(from: *const u8) = _mm_prefetch::<_MM_HINT_T0>(from.cast());
         load_pairs(from: *const u32) -> __m512i = _mm512_loadu_si512(from.cast());
         splat_pairs(value: u16) -> __m512i = _mm512_set1_epi16(value as i16);
         splat_i(value: i32) -> __m512i = _mm512_set1_epi32(value);

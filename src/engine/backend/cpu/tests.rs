@@ -1,6 +1,8 @@
 //! Kernels of every instruction set against plain float64 arithmetic.
 
 use super::kernels::{HeadTask, TILE};
+use super::matrix::{Form, MXFP4_GROUP};
+use super::memory::Arena;
 use super::*;
 use crate::engine::checkpoint::Dtype;
 
@@ -37,7 +39,7 @@ fn stored(values: &[f32], dtype: Dtype) -> Vec<u8> {
 }
 
 fn matrix(noise: &mut Noise, rows: usize, columns: usize, form: Form, lanes: usize) -> Linear {
-    let mut matrix = Matrix::zeros(rows, columns, form, lanes);
+    let mut matrix = Matrix::zeros(rows, columns, form, lanes, &mut Arena::default());
     match form {
         Form::Affine { bits, group_size, parts } => {
             let codes: Vec<u8> = (0..rows * columns * bits / 8).map(|_| noise.bits() as u8).collect();
@@ -60,7 +62,7 @@ fn matrix(noise: &mut Noise, rows: usize, columns: usize, form: Form, lanes: usi
 }
 
 fn cpu(kernels: Kernels, threads: usize, activations: Activations) -> Cpu {
-    Cpu { kernels, pool: RefCell::new(Pool::new(threads)), activations }
+    Cpu { kernels, pool: RefCell::new(Pool::new(threads)), activations, order: RefCell::default() }
 }
 
 /// Compares `x · matrixᵀ` with float64, within what 16-bit activations and float32 sums may lose.

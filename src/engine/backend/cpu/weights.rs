@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 
 use super::adapter::LowRank;
 use super::matrix::{Form, Matrix};
+use super::memory::Arena;
 use crate::engine::checkpoint::{Adapter, Checkpoint, CheckpointError, Dtype, LoadProgress, Mode, TensorInfo};
 
 /// Weights that were read and that no layer has taken yet.
@@ -15,6 +16,7 @@ pub struct Weights {
     vectors: BTreeMap<String, Vec<f32>>,
     adapter: Option<Adapter>,
     lanes: usize,
+    arena: Arena,
 }
 
 /// Where the bytes of a tensor go.
@@ -76,12 +78,16 @@ impl Weights {
                 let experts = &tensor.shape[..tensor.shape.len() - 2];
                 let form = quantised(checkpoint, &module, experts, rows, words).map_err(|why| refuse(&why))?;
                 let rows = stacked(experts, rows).map_err(refuse)?;
-                self.matrices.insert(module.clone(), Matrix::zeros(rows, form.columns, form.form, lanes));
+                self.matrices
+                    .insert(module.clone(), Matrix::zeros(rows, form.columns, form.form, lanes, &mut self.arena));
                 Ok(Target::Codes { module, bits: form.bits })
             }
             ("weight", &[.., rows, columns]) if tensor.dtype.is_float() && tensor.shape.len() <= 3 => {
                 let rows = stacked(&tensor.shape[..tensor.shape.len() - 2], rows).map_err(refuse)?;
-                self.matrices.insert(module.clone(), Matrix::zeros(rows, columns, Form::Dense(tensor.dtype), lanes));
+                self.matrices.insert(
+                    module.clone(),
+                    Matrix::zeros(rows, columns, Form::Dense(tensor.dtype), lanes, &mut self.arena),
+                );
                 Ok(Target::Floats { module })
             }
             ("bias", [_, _]) if tensor.dtype.is_float() => Ok(self.plan_vector(tensor.name.clone(), tensor)),
@@ -152,7 +158,7 @@ impl Weights {
     pub(super) fn take_adapter(&mut self, name: &str) -> Option<LowRank> {
         let adapter = self.adapter?;
         let [a, b] = ["lora_a", "lora_b"].map(|side| self.vectors.remove(&format!("{name}.{side}")));
-        Some(LowRank::new(&adapter, &a?, &b?, self.lanes))
+        Some(LowRank::new(&adapter, &a?, &b?, self.lanes, &mut self.arena))
     }
 
     pub(super) fn take_vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>, CheckpointError> {

@@ -13,10 +13,6 @@ use super::{BlockTask, Simd};
 /// How many tokens are computed at once: so many accumulators fit in the registers beside the unpacked weights.
 const TOKENS_MAX: usize = 8;
 
-/// How far ahead of its use a weight is asked for when one token passes over them: the processor's own look ahead ends
-/// with a page of 4 KiB.
-const AHEAD_BYTES: usize = 4096;
-
 /// Loads `LANES` floats of one dtype.
 pub(super) trait Parts {
     const SIZE: usize;
@@ -141,12 +137,6 @@ impl<S: Simd, C: Codes, P: Parts> Product<S> for Integer<C, P> {
             let mut totals = [S::splat(0.0); T];
             for group in 0..groups {
                 let base = block.add(group * task.group_bytes);
-                if T == 1 {
-                    let ahead = base.wrapping_add(AHEAD_BYTES);
-                    for at in (0..task.group_bytes).step_by(64) {
-                        S::prefetch(ahead.wrapping_add(at));
-                    }
-                }
                 let mut sums = [[S::splat_i(0); CHAINS]; T];
                 for word in 0..words {
                     let pairs = C::pairs::<S>(S::load_pairs(base.add(word * S::LANES * 4).cast()));

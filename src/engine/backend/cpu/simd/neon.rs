@@ -34,9 +34,6 @@ unsafe impl Simd for Neon {
     type F = Floats;
     type Pairs = Pairs;
 
-    // The intrinsic isn't stable; processors see a stream by themselves.
-    #[inline(always)]
-    unsafe fn prefetch(_: *const u8) {}
     #[inline(always)]
     unsafe fn shr<const BITS: u32>(a: Pairs) -> Pairs {
         // SAFETY: the caller has NEON. A shift to the left by less than nothing is one to the right.
