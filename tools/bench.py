@@ -60,13 +60,14 @@ def llama(gguf, threads, what):
         return tokens / (time.perf_counter() - began)
 
     context = LONG + CONTEXT if what == "long" else CONTEXT
+    began = time.perf_counter()
     model = llama_cpp.Llama(
         gguf, n_ctx=context, n_batch=512, n_threads=threads, n_threads_batch=threads, logits_all=False, verbose=False
     )
     vocabulary = model.n_vocab()
     if what == "first-token":
         model.eval(prompt(37, vocabulary))
-        print(json.dumps({"token": best()}))
+        print(json.dumps({"token": best(), "own_s": time.perf_counter() - began}))
     elif what == "long":
         print(json.dumps({"decode_4k": decode(LONG, 64)}))
     else:
@@ -78,6 +79,24 @@ def llama(gguf, threads, what):
         best()
         prefill = 512 / (time.perf_counter() - began)
         print(json.dumps({"prompt": prefill, "decode": decode(32, 128), "peak_mb": peak_bytes() / 1e6}))
+
+
+def forget(path):
+    """Makes the machine forget what it holds of a file, so that it is read from the disk again."""
+    file = os.open(path, os.O_RDONLY)
+    os.fsync(file)
+    os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.close(file)
+
+
+def bandwidth(program, threads):
+    """Bytes a second that so many threads read, in pages of 4 KiB and, where the C library gives some, of 2 MiB."""
+    found = {}
+    for name, tunables in (("small", ""), ("large", "glibc.malloc.hugetlb=1")):
+        environment = {**os.environ, "GLIBC_TUNABLES": tunables}
+        printed = subprocess.run([program, "--bandwidth", *threads], env=environment, check=True, capture_output=True)
+        found[name] = json.loads(printed.stdout)["read_bytes_per_second"]
+    return found
 
 
 def smaller(gguf):
@@ -159,16 +178,24 @@ def measure(arguments):
         smaller(arguments.gguf)
     for run in range(arguments.runs):
         print(f"bench: run {run + 1} of {arguments.runs}", file=sys.stderr)
-        _, prefill, decode, memory, reading = lines([arguments.program, FOLDER, *threads, "--runs", "1"])[0]
+        _, prefill, decode, memory, streamed = lines([arguments.program, FOLDER, *threads, "--runs", "1"])[0]
         keep("tiles", {"prompt": prefill["tokens_per_second"], "decode": decode["tokens_per_second"]})
         keep("tiles", {"peak_mb": memory["peak_bytes"] / 1e6})
         keep("weights_and_cache", {"peak_mb": memory["weights_and_cache_bytes"] / 1e6})
-        keep("tiles", {"decode_share_of_read_bandwidth": reading["decode_share"]})
-        keep("tiles", {"read_gb_per_s": reading["read_bytes_per_second"] / 1e9})
+        reading, streamed = bandwidth(arguments.program, threads), streamed["decode_bytes_per_second"]
+        for pages, rate in reading.items():
+            keep("tiles", {f"decode_share_of_read_bandwidth_{pages}_pages": streamed / rate})
+            keep("tiles", {f"read_gb_per_s_{pages}_pages": rate / 1e9})
         keep("llama.cpp", lines([*again, "speed"])[0][0])
-        _, took = lines([arguments.program, FOLDER, "--first-token", *threads])
-        keep("tiles", {"first_token_s": took})
-        keep("llama.cpp", {"first_token_s": lines([*again, "first-token"])[1]})
+        for name, is_cold in (("first_token_s", False), ("first_token_cold_s", True)):
+            if is_cold:
+                forget(os.path.join(FOLDER, "model.safetensors"))
+            keep("tiles", {name: lines([arguments.program, FOLDER, "--first-token", *threads])[1]})
+            if is_cold:
+                forget(arguments.gguf)
+            (printed,), took = lines([*again, "first-token"])
+            keep("llama.cpp", {name: took})
+            keep("llama.cpp without Python", {name: printed["own_s"]})
         keep("tiles", {"launch_s": launch(arguments.bundle, passphrase)})
         ratio, usage = second_turn(arguments.bundle, passphrase)
         keep("tiles", {"second_turn": ratio, "second_turn_cached": usage["cached_tokens"] / usage["input_tokens"]})
@@ -194,6 +221,9 @@ def rows(found):
         ("prompt", "llama.cpp"),
         ("prompt", "llama.cpp Q4_0"),
         ("first_token_s", "llama.cpp"),
+        ("first_token_s", "llama.cpp without Python"),
+        ("first_token_cold_s", "llama.cpp"),
+        ("first_token_cold_s", "llama.cpp without Python"),
         ("peak_mb", "llama.cpp"),
         ("peak_mb", "weights_and_cache"),
     ):
@@ -201,7 +231,10 @@ def rows(found):
             mine, theirs = median[name]["tiles"], median[name][peer]
             ratio = mine / theirs if name.startswith(("decode", "prompt")) else theirs / mine
             yield {"measure": name, "tiles": round(mine, 3), peer: round(theirs, 3), "ratio": round(ratio, 3)}
-    for name in ("launch_s", "second_turn", "second_turn_cached", "decode_share_of_read_bandwidth", "read_gb_per_s"):
+    alone = ["launch_s", "second_turn", "second_turn_cached"]
+    for pages in ("small", "large"):
+        alone += [f"read_gb_per_s_{pages}_pages", f"decode_share_of_read_bandwidth_{pages}_pages"]
+    for name in alone:
         yield {"measure": name, "tiles": round(median[name]["tiles"], 4)}
 
 

@@ -2,7 +2,7 @@
 //!
 //! `MODEL` is a model folder. `--convert GGUF MODEL` makes one; `--first-token MODEL` stops after the first token of a
 //! prompt of 37, so that the time from the process's start is measured from outside; `--decode-at TOKENS MODEL` measures
-//! decoding alone, after so many tokens. `--agreement MODEL` counts how often the most likely token of 1,000 is that of
+//! decoding alone, after so many tokens; `--bandwidth` how fast memory is read. `--agreement MODEL` counts how often the most likely token of 1,000 is that of
 //! float32 activations.
 
 #![allow(clippy::print_stdout, reason = "a benchmark prints its results")]
@@ -32,6 +32,7 @@ struct Asked {
     convert: bool,
     first_token: bool,
     agreement: bool,
+    bandwidth: bool,
     /// Measure decoding alone, after so many tokens.
     decode_at: Option<u32>,
 }
@@ -46,6 +47,7 @@ fn asked() -> Outcome<Asked> {
             "--runs" => asked.runs = number()?.max(1),
             "--convert" => asked.convert = true,
             "--agreement" => asked.agreement = true,
+            "--bandwidth" => asked.bandwidth = true,
             "--first-token" => asked.first_token = true,
             "--decode-at" => asked.decode_at = Some(u32::try_from(number()?)?),
             // Cargo says this to every benchmark.
@@ -77,6 +79,10 @@ fn main() -> Outcome<()> {
             }
             None => measure(folder, &asked),
         },
+        [] if asked.bandwidth => {
+            println!("{}", json!({ "read_bytes_per_second": read_bandwidth(threads(&asked)) }));
+            Ok(())
+        }
         // `cargo test --benches` gives no folder: that it starts is all that is asked.
         [] => Ok(()),
         _ => Err("one model folder is expected".into()),
@@ -140,13 +146,13 @@ fn measure(folder: &Path, asked: &Asked) -> Outcome<()> {
     let options = LoadOptions { num_ctx: 512, ..LoadOptions::default() };
     let needed = Model::memory_bytes(&VerifiedFolder::unlisted(folder), &options)?;
     println!("{}", json!({ "peak_bytes": peak, "weights_and_cache_bytes": needed }));
-    // After the peak was read, and in the same process: what decoding could reach if reading the weights were all of it.
     let weights = Model::memory_bytes(&VerifiedFolder::unlisted(folder), &LoadOptions { num_ctx: 1, ..options })?;
-    let threads = asked.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, Into::into));
-    let bandwidth = read_bandwidth(threads);
-    let share = decode_tokens_per_second * weights as f64 / bandwidth;
-    println!("{}", json!({ "read_bytes_per_second": bandwidth, "decode_share": share }));
+    println!("{}", json!({ "decode_bytes_per_second": decode_tokens_per_second * weights as f64 }));
     Ok(())
+}
+
+fn threads(asked: &Asked) -> usize {
+    asked.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, Into::into))
 }
 
 /// How many bytes a second `threads` threads read together from memory that no cache holds: the best of five passes.

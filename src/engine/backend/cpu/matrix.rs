@@ -107,7 +107,7 @@ impl Matrix {
                 widen(row_packed, source_bits, &mut wide);
                 &wide
             };
-            // Each group's place is known before its words are: a division a word was half of the time that repacking took.
+            // Each group's place is known before its words are: no division a word.
             for (group_idx, group) in words.chunks_exact(words_a_group * 4).enumerate() {
                 let to = &mut bytes[start + group_idx * group_bytes..];
                 for (word, to) in group.as_chunks::<4>().0.iter().zip(to.chunks_mut(lanes * 4)) {
