@@ -42,7 +42,7 @@ pub enum Frame {
         /// How many.
         ops: u64,
     },
-    /// Operations, compressed; see [`super::chunk`].
+    /// Runs of operations one after the other, compressed.
     Chunk(Vec<u8>),
     /// How many operations of this round were taken in, or refused, until now.
     Ack {

@@ -40,7 +40,7 @@ pub struct Hint {
     pub author: Did,
     /// When it said so.
     pub at: Timestamp,
-    /// What stands for all it has: see [`stand_in`].
+    /// The digest of its version vector, which stands for all it has.
     pub has: Sha256Digest,
 }
 
