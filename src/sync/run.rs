@@ -43,8 +43,8 @@ const WATCH_EVERY: Duration = Duration::from_secs(30);
 const HINT_PAUSE: Duration = Duration::from_secs(1);
 /// How often it is looked at what is due.
 const TICK: Duration = Duration::from_millis(100);
-/// The most exchanges with one drive at once: both may have gone to each other.
-const EXCHANGES_MAX: usize = 2;
+/// The most exchanges with one drive at once: both may have gone to each other, and one that was killed is noticed late.
+const EXCHANGES_MAX: usize = 8;
 /// The most exchanges, and connections that may become one, at once.
 const EXCHANGES_ALL_MAX: usize = 32;
 

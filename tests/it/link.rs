@@ -9,7 +9,7 @@ use tilekit::store::{Access, Store};
 
 use crate::commands::refused;
 use crate::drive::{PASSPHRASE, TestBundle};
-use crate::every_command::{entries, ours, prepared, words};
+use crate::every_command::{Looks, entries, ours, prepared, words};
 use crate::namespaces::{Layout, Machine, contains};
 use crate::screen::Screen;
 
@@ -229,6 +229,9 @@ fn no_other_command_sends_a_packet() {
     for entry in entries(&bundle) {
         let mut command = bundle.command();
         command.args(words(entry.line, &given));
+        if entry.looks == Looks::AtInstalled {
+            command.env("XDG_DATA_HOME", given.join("installed"));
+        }
         if !entry.line.contains("--passphrase") {
             command.arg("--passphrase-file").arg(given.join("passphrase"));
         }
