@@ -273,6 +273,8 @@ pub fn is_litter(name: &str) -> bool {
             ".DS_Store" | ".metadata_never_index" | ".Trashes" | ".fseventsd" | "System Volume Information"
         )
         || name.starts_with(".Spotlight-V")
+        // A file that was removed while it was open, on a drive with a driver in user space that was then pulled out.
+        || name.starts_with(".fuse_hidden")
 }
 
 /// The names in a folder, sorted, without litter (see [`is_litter`]). Names that aren't UTF-8 are lossy.

@@ -63,6 +63,8 @@ pub enum Step {
     BackingUp,
     /// It gets a newer schema.
     Migrating,
+    /// It is made.
+    Making,
 }
 
 /// What goes along with opening.
@@ -103,7 +105,7 @@ pub(super) fn open(
                     (along.on_step)(Step::BackingUp);
                     opening.backup_put_off = put_off(backup::make(&connection, path, folder, key))?;
                 }
-                (along.on_step)(Step::Migrating);
+                (along.on_step)(if found > 0 { Step::Migrating } else { Step::Making });
                 start_journal(&connection, path)?;
                 schema::migrate(&connection, found, schema::VERSION).map_err(|trouble| trouble.at(path))?;
                 // So that the file has all its tables even where its `-wal` is left behind.

@@ -139,6 +139,7 @@ fn step_label(step: Step) -> String {
         Step::CheckingTables => "Tiles wasn't closed properly: checking the conversations".into(),
         Step::BackingUp => "Backing the database up before it is brought up to date".into(),
         Step::Migrating => "Bringing the database up to date".into(),
+        Step::Making => "Making the database".into(),
     }
 }
 

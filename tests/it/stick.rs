@@ -246,10 +246,8 @@ impl Stick {
     /// Unplugs the drive and mends its file system.
     pub(crate) fn unplug(&mut self) -> String {
         let told = self.tell("unplug");
-        let image = self.image();
-        if !run(Command::new("fsck.exfat").arg("-n").arg(&image)) {
-            run(Command::new("fsck.exfat").arg("-y").arg(&image));
-        }
+        // Not first `-n`: that ends with success whatever it found.
+        run(Command::new("fsck.exfat").arg("-y").arg(self.image()));
         told
     }
 

@@ -13,7 +13,7 @@ use crate::failure::{Code, Failure};
 use crate::terminal::escape::neutralise_line;
 use crate::unlock::Open;
 
-pub(crate) mod handover;
+mod handover;
 mod pull;
 
 /// Runs it.
@@ -84,8 +84,9 @@ fn act(app: &App, command: ModelCommand, mut library: Library) -> Result<(), Fai
             Ok(())
         }
         ModelCommand::Pull(arguments) => pull::run(app, &arguments, &mut library),
-        // They need the keys, so they were done before.
-        ModelCommand::Send { .. } | ModelCommand::Receive { .. } => Ok(()),
+        ModelCommand::Send { .. } | ModelCommand::Receive { .. } => {
+            Err(Failure::new(Code::Defect, "a model is handed over only with the keys open", "please report this"))
+        }
         ModelCommand::Verify { name } => verify(app, &library, name),
         ModelCommand::Remove { name, yes, dry_run } => {
             let bytes = library.find(&name)?.size_bytes();

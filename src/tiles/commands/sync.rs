@@ -3,28 +3,30 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use tilekit::bundle::{Bundle, Preferences, Verified};
 use tilekit::did::Did;
 use tilekit::hint::Hint as _;
-use tilekit::peer::LinkedDrives;
+use tilekit::peer::{LinkedDrives, Network};
+use tilekit::store::StoreError;
 use tilekit::sync::{self, Amount, Outcome, Plan, Report, SyncError, Watcher};
 
-use super::model::handover;
 use crate::app::App;
 use crate::args::OnboardingArguments;
-use crate::args::sync::SyncArguments;
+use crate::args::sync::{SyncArguments, SyncTarget};
 use crate::failure::{Code, Failure};
 use crate::terminal::Terminal;
 use crate::terminal::escape::neutralise_line;
 use crate::terminal::progress::Progress as Spinner;
+use crate::unlock::Open;
 
 /// Runs it.
 pub(crate) fn run(app: &App, arguments: &SyncArguments) -> Result<(), Failure> {
     let bundle = app.bundle()?;
     let open = app.unlock(&bundle, &OnboardingArguments::default())?;
-    let (plan, drives) = handover::plan(app, &bundle, &open, &arguments.with)?;
+    let (plan, drives) = plan(app, &bundle, &open, &arguments.with)?;
     let plan = Plan { watch: arguments.watch, ..plan };
     let screen = Arc::new(Screen {
         names: Mutex::new(names(&drives)),
@@ -43,6 +45,34 @@ pub(crate) fn run(app: &App, arguments: &SyncArguments) -> Result<(), Failure> {
     // Who was linked by what came has a name now.
     *screen.names() = names(&LinkedDrives::read(&open.store, open.identity.did())?);
     report(app, &screen, outcomes).and(open.close())
+}
+
+/// With whom, and how.
+pub(super) fn plan(
+    app: &App,
+    bundle: &Bundle<Verified>,
+    open: &Open,
+    with: &SyncTarget,
+) -> Result<(Plan, LinkedDrives), Failure> {
+    if with.at.is_some() && with.drive.is_none() {
+        let hint = "name it before: `DRIVE --at 192.168.1.20:50123`";
+        return Err(Failure::new(Code::Usage, "`--at` says where one drive is, so that drive must be named", hint));
+    }
+    if bundle.is_read_only() {
+        return Err(StoreError::ReadOnly { path: bundle.database() }.into());
+    }
+    let drives = LinkedDrives::read(&open.store, open.identity.did())?;
+    let only = with.drive.as_deref().map(|text| drives.find(text)).transpose()?.map(|drive| drive.did);
+    if drives.iter().next().is_none() {
+        let hint = "link one first: `tiles link enable` shows a code for it";
+        return Err(Failure::new(Code::Failure, "no drive is linked, so there is nobody to talk with", hint));
+    }
+    let network = Network { relay: Preferences::read(&bundle.preferences())?.relay, ..Network::default() };
+    if let Some(relay) = &network.relay {
+        app.terminal.say(&format!("Using the relay {} too.", neutralise_line(relay)));
+    }
+    let patience = Duration::from_secs(with.wait);
+    Ok((Plan { only, at: with.at, watch: false, patience, network }, drives))
 }
 
 fn names(drives: &LinkedDrives) -> HashMap<Did, String> {

@@ -3,52 +3,23 @@
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use serde_json::json;
-use tilekit::bundle::{Bundle, Preferences, Verified};
+use tilekit::bundle::{Bundle, Verified};
 use tilekit::did::Did;
 use tilekit::library::{HandedModel, Library};
-use tilekit::peer::{LinkedDrives, Network};
-use tilekit::store::StoreError;
-use tilekit::sync::{Handover, Plan, SyncError, give_model, store_folder, take_model};
+use tilekit::peer::LinkedDrives;
+use tilekit::sync::{Handover, SyncError, give_model, store_folder, take_model};
 
 use super::{size, with_progress};
 use crate::app::App;
 use crate::args::sync::SyncTarget;
+use crate::commands::sync::plan;
 use crate::failure::{Code, Failure};
 use crate::terminal::Terminal;
 use crate::terminal::escape::neutralise_line;
 use crate::terminal::progress::Progress;
 use crate::unlock::Open;
-
-/// With whom, and how.
-pub(crate) fn plan(
-    app: &App,
-    bundle: &Bundle<Verified>,
-    open: &Open,
-    with: &SyncTarget,
-) -> Result<(Plan, LinkedDrives), Failure> {
-    if with.at.is_some() && with.drive.is_none() {
-        let hint = "name it before: `DRIVE --at 192.168.1.20:50123`";
-        return Err(Failure::new(Code::Usage, "`--at` says where one drive is, so that drive must be named", hint));
-    }
-    if bundle.is_read_only() {
-        return Err(StoreError::ReadOnly { path: bundle.database() }.into());
-    }
-    let drives = LinkedDrives::read(&open.store, open.identity.did())?;
-    let only = with.drive.as_deref().map(|text| drives.find(text)).transpose()?.map(|drive| drive.did);
-    if drives.iter().next().is_none() {
-        let hint = "link one first: `tiles link enable` shows a code for it";
-        return Err(Failure::new(Code::Failure, "no drive is linked, so there is nobody to talk with", hint));
-    }
-    let network = Network { relay: Preferences::read(&bundle.preferences())?.relay, ..Network::default() };
-    if let Some(relay) = &network.relay {
-        app.terminal.say(&format!("Using the relay {} too.", neutralise_line(relay)));
-    }
-    let patience = Duration::from_secs(with.wait);
-    Ok((Plan { only, at: with.at, watch: false, patience, network }, drives))
-}
 
 fn called(drives: &LinkedDrives, did: &Did) -> String {
     drives.of(did).map_or_else(|| did.short(), |drive| neutralise_line(drive.called()).into_owned())
