@@ -195,6 +195,7 @@ pub(super) fn configure(connection: &Connection, access: Access) -> rusqlite::Re
          PRAGMA checkpoint_fullfsync = ON;
          PRAGMA temp_store = MEMORY;
          PRAGMA mmap_size = 0;
+         PRAGMA cache_size = -32768;
          PRAGMA wal_autocheckpoint = 200;
          PRAGMA secure_delete = ON;
          PRAGMA cell_size_check = ON;",

@@ -1,9 +1,9 @@
 //! The exchange: two linked drives tell each other what they have, and each sends what the other lacks.
 //!
 //! It goes in rounds. In a round both say how much they have of each log, ask for proof where logs seem to go different ways,
-//! and then send and take in at the same time, each chunk in one transaction. What is stored is in the next vector: a cut
-//! anywhere loses nothing and repeats nothing but the chunk that was under way. One more round follows where the first was
-//! full, where the own log had to go on under a new epoch, or where somebody was linked by what came.
+//! and then send and take in at the same time, all chunks that wait in one transaction. What is stored is in the next vector:
+//! a cut anywhere loses nothing and repeats nothing but the transaction under way. One more round follows where the first
+//! was full, where the own log had to go on under a new epoch, or where somebody was linked by what came.
 //!
 //! The other side is linked, and may be hostile all the same: everything has a limit, only what is signed counts, and a
 //! round that brings nothing is the last.
@@ -30,6 +30,9 @@ use crate::time::Clock;
 
 /// How many bytes of chunks go in a round before it ends.
 pub const ROUND_BYTES: u64 = 64 << 20;
+/// How many chunks that were read and checked wait for the store. They go into its next transaction together: what a drive
+/// takes longest for is to say that a transaction is on it.
+const CHUNKS_WAITING_MAX: usize = 4;
 /// The most rounds of an exchange.
 pub const ROUNDS_MAX: u32 = 64;
 
@@ -55,6 +58,11 @@ pub(super) async fn exchange(
 ) -> Result<(), SyncError> {
     let began = Instant::now();
     let outcome = rounds(side, peer, reader, writer, report).await;
+    if outcome.is_err() && report.received.bytes > 0 {
+        let now = side.clock.now();
+        // The error of the exchange is the one to report.
+        let _ = side.store.call(move |store, _| store.note_seen(peer, now)).await;
+    }
     report.took = began.elapsed();
     outcome
 }
@@ -66,7 +74,7 @@ async fn rounds(
     writer: &mut (impl AsyncWrite + Unpin + Send),
     report: &mut Report,
 ) -> Result<(), SyncError> {
-    greet(side, peer, reader, writer, report).await?;
+    greet(side, reader, writer, report).await?;
     let mut sessions = BTreeSet::new();
     let mut goes_on = true;
     while goes_on && report.rounds < ROUNDS_MAX {
@@ -89,7 +97,6 @@ async fn rounds(
 /// Says hello, and takes over the keys by which the other side's drives find each other.
 async fn greet(
     side: &Side,
-    peer: Did,
     reader: &mut (impl AsyncRead + Unpin),
     writer: &mut (impl AsyncWrite + Unpin),
     report: &mut Report,
@@ -105,12 +112,10 @@ async fn greet(
     }
     let known = mesh_keys.len();
     mesh::merge(&mut mesh_keys, &theirs);
-    let (is_new, now) = (mesh_keys.len() > known, side.clock.now());
-    let kept = side.store.call(move |store, _| {
-        store.note_seen(peer, now)?;
-        if is_new { keep_mesh_keys(store, &mesh_keys) } else { Ok(()) }
-    });
-    Ok(kept.await??)
+    if mesh_keys.len() > known {
+        side.store.call(move |store, _| keep_mesh_keys(store, &mesh_keys)).await??;
+    }
+    Ok(())
 }
 
 const fn unexpected() -> SyncError {
@@ -150,7 +155,7 @@ impl Round<'_> {
 
         let (frames, to_write) = mpsc::channel(2);
         let (acks, to_acknowledge) = watch::channel(0);
-        let (chunks, to_take) = mpsc::channel(1);
+        let (chunks, to_take) = mpsc::channel(CHUNKS_WAITING_MAX);
         let work = async {
             let sending = send(self.side, plan, &frames);
             let taking = take(self.side, self.peer, to_take, &acks, self.report, self.sessions);
@@ -290,7 +295,7 @@ fn gather(store: &crate::store::Store, mut rest: Vec<Lacking>) -> Result<Gathere
 
 type Runs = Vec<Result<CheckedRun, RunError>>;
 
-/// Takes in what came, one chunk after the other.
+/// Takes in what came, in one transaction all chunks that are there.
 async fn take(
     side: &Side,
     peer: Did,
@@ -301,7 +306,11 @@ async fn take(
 ) -> Result<Taken, SyncError> {
     let mut taken = Taken::default();
     let mut seen = 0;
-    while let Some(runs) = chunks.recv().await {
+    while let Some(mut runs) = chunks.recv().await {
+        for _ in 0..CHUNKS_WAITING_MAX {
+            let Ok(more) = chunks.try_recv() else { break };
+            runs.extend(more);
+        }
         let mut good = Vec::with_capacity(runs.len());
         for run in runs {
             match run {

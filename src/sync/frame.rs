@@ -18,7 +18,7 @@ use crate::peer::mesh::{MESH_KEYS_MAX, MeshKey};
 /// The version of what is said.
 pub const SYNC_VERSION: u8 = 1;
 /// How long the other side may say nothing, or take nothing. A slow drive acknowledges each chunk, and says so with that.
-pub const FRAME_TIMEOUT: Duration = Duration::from_secs(60);
+pub const FRAME_TIMEOUT: Duration = Duration::from_secs(120);
 /// The longest list of logs, in bytes.
 const LOGS_BYTES_MAX: usize = LOGS_MAX * 48 + 16;
 const SMALL_BYTES_MAX: usize = 1_024;

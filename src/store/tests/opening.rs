@@ -30,6 +30,7 @@ fn settings_are_those_that_survived_the_power_cuts() {
         ("checkpoint_fullfsync", "1"),
         ("temp_store", "2"),
         ("mmap_size", "0"),
+        ("cache_size", "-32768"),
         ("wal_autocheckpoint", "200"),
         ("secure_delete", "1"),
         ("foreign_keys", "1"),
