@@ -12,6 +12,7 @@ use crate::manifest::{Entry, MANIFEST_BYTES_MAX, Manifest, ManifestError};
 use crate::verified::{IntegrityError, VerifiedFolder};
 
 pub mod build;
+mod database;
 pub mod examine;
 pub mod leftovers;
 pub mod lock;
@@ -340,11 +341,6 @@ impl<State> Bundle<State> {
     /// The folder with the two slots of the key file, `key.a` and `key.b`.
     pub fn key_folder(&self) -> PathBuf {
         self.data()
-    }
-
-    /// The database.
-    pub fn database(&self) -> PathBuf {
-        self.data().join("tiles.db")
     }
 
     /// The list of the models that the person added.

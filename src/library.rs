@@ -21,6 +21,7 @@ pub mod added;
 pub mod archive;
 pub mod available;
 mod checkpoint;
+mod counting;
 pub mod description;
 pub mod handing;
 pub mod import;
@@ -153,6 +154,7 @@ impl Hint for LibraryError {
             Self::Pulled { .. } => "run the same command again: only what is wrong is fetched again".into(),
             Self::Write(error) => return error.hint(),
             Self::Added(AddedError::Disk(error)) => return error.hint(),
+            Self::Added(AddedError::NotKept { .. }) => "use another drive: this one doesn't keep what it takes".into(),
             Self::Added(_) => "restore `models.toml` from a backup, or remove it and import the models again".into(),
             Self::Locked => "unlock the bundle with its passphrase first".into(),
             Self::NotFound { near, .. } if !near.is_empty() => format!("did you mean `{}`?", near.join("` or `")),
@@ -436,8 +438,7 @@ impl Library {
             return Err(LibraryError::Locked);
         }
         let plan = import::plan(source, name, self.shard_bytes_max, sink)?;
-        let taken = |name: &str| self.models.contains_key(name) || disk::exists(&self.models_folder.join(name));
-        if taken(plan.name()) {
+        if self.is_taken(plan.name()) {
             return Err(LibraryError::Taken { name: plan.name().into() });
         }
         disk::create_folder(&self.models_folder)?;
@@ -452,40 +453,18 @@ impl Library {
     /// # Errors
     /// [`ModelFolderError::Stopped`], and what reading and writing can meet; nothing is left behind then.
     pub fn import(&mut self, plan: &ImportPlan, sink: ProgressSink) -> Result<ImportReport, LibraryError> {
-        let folder = self.models_folder.join(plan.name());
-        if disk::exists(&folder) {
-            return Err(LibraryError::Taken { name: plan.name().into() });
-        }
         let partial = self.models_folder.join(format!("{}{PARTIAL}", plan.name()));
+        self.take_back(plan.name(), &partial)?;
         disk::remove_folder(&partial)?;
-        let written = import::write(plan, &partial, sink).and_then(|report| {
-            disk::rename(&partial, &folder)?;
+        let done = import::write(plan, &partial, sink).and_then(|report| {
+            self.count(&partial, &report.name, report.entries.clone())?;
             Ok(report)
         });
-        let report = match written {
-            Ok(report) => report,
-            Err(error) => {
-                // The error that led here is the one to report; what stays is removed by the next import.
-                let _ = disk::remove_folder(&partial);
-                return Err(error);
-            }
-        };
-        let mut models = self.models.clone();
-        let (name, entries) = (report.name.clone(), report.entries.clone());
-        models.insert(name.clone(), ModelEntry { name, folder: folder.clone(), entries, is_shipped: false });
-        if let Err(error) = self.write_added(&models) {
-            let _ = disk::remove_folder(&folder);
-            return Err(error);
+        if done.is_err() {
+            // The error that led here is the one to report; what stays is removed by the next import.
+            let _ = disk::remove_folder(&partial);
         }
-        self.models = models;
-        Ok(report)
-    }
-
-    fn write_added(&self, models: &BTreeMap<String, ModelEntry>) -> Result<(), LibraryError> {
-        let key = self.key.as_ref().ok_or(LibraryError::Locked)?;
-        let added = models.values().filter(|model| !model.is_shipped);
-        let added = added.map(|model| (model.name.clone(), model.entries.clone())).collect();
-        Ok(added::write(&self.added_list, key, &added)?)
+        done
     }
 }
 

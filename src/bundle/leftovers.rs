@@ -56,7 +56,9 @@ impl<State> Bundle<State> {
     pub fn leftovers(&self) -> Result<Vec<Leftover>, BundleError> {
         let data = self.data();
         let mut found = Vec::new();
-        for folder in [self.root().to_path_buf(), self.models(), data.clone(), self.backups(), self.prefix_cache()] {
+        let database = data.join(super::database::FOLDER);
+        let root = self.root().to_path_buf();
+        for folder in [root, self.models(), data, database, self.backups(), self.prefix_cache()] {
             if disk::kind(&folder)? != Some(Kind::Folder) {
                 continue;
             }

@@ -25,6 +25,7 @@ pub(super) mod read_back;
 pub use adopt::{AdoptPlan, RETIRED, adopt, retire};
 pub use archive::ARCHIVE_FOLDER;
 pub(super) use archive::{Members, open_archive};
+pub(super) use copy::copy_file;
 pub use copy::{Personal, copy};
 pub use export::{ExportReport, archive_bytes_max, export, export_file};
 pub use import::{import, preview};

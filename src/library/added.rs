@@ -1,6 +1,8 @@
 //! `data/models.toml`: the models that a person added, with their files, authenticated with a key of theirs.
 //!
 //! The first line is the HMAC-SHA256 of everything after it. Whoever hasn't the key can't add a model or change one.
+//! There are two copies, `models.toml` and `models.b.toml`, which are written in place, one after the other: replacing a
+//! file by renaming another one isn't safe on exFAT when power goes.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,7 +14,7 @@ use sha2::Sha256;
 use super::description::{FILES_MAX, WireFile, quoted, write_entry};
 use super::name::is_model_name;
 use crate::digest::Sha256Digest;
-use crate::disk::{self, DiskError};
+use crate::disk::{self, DiskError, Kind};
 use crate::manifest::Entry;
 
 /// The longest list that is read, in bytes.
@@ -34,6 +36,12 @@ pub enum AddedError {
         /// Where it is.
         path: PathBuf,
     },
+    /// The drive took it, and doesn't have it.
+    #[error("`{}` isn't on the drive as it was written", path.display())]
+    NotKept {
+        /// Where it is.
+        path: PathBuf,
+    },
     /// The key fits, but what it says doesn't.
     #[error("`{}` can't be used: {what}", path.display())]
     Unreadable {
@@ -51,6 +59,8 @@ pub type Added = BTreeMap<String, Vec<Entry>>;
 struct Wire {
     format: u64,
     #[serde(default)]
+    edition: u64,
+    #[serde(default)]
     model: Vec<WireModel>,
 }
 
@@ -61,14 +71,42 @@ struct WireModel {
     file: Vec<WireFile>,
 }
 
-/// Reads the list; one that isn't there is empty.
+/// The two copies of the list. A power cut damages the one that is being written; the other is then what was listed before.
+fn copies(path: &Path) -> [PathBuf; 2] {
+    [path.into(), path.with_extension("b.toml")]
+}
+
+/// Whether there is a list, damaged or not.
+pub fn exists(path: &Path) -> bool {
+    copies(path).iter().any(|copy| disk::exists(copy))
+}
+
+/// A copy that is whole.
+struct Whole {
+    /// Counts the writes.
+    edition: u64,
+    added: Added,
+}
+
+/// Reads the list; one that isn't there is empty. `path` is its first copy, the other lies beside it.
 ///
 /// # Errors
-/// [`AddedError::Forged`], and what reading can meet.
+/// [`AddedError::Forged`] where no copy is whole, and what reading can meet.
 pub fn read(path: &Path, key: &[u8; 32]) -> Result<Added, AddedError> {
+    let [first, second] = copies(path).map(|copy| read_copy(&copy, key));
+    match (first, second) {
+        (Err(error @ AddedError::Disk(_)), _) | (_, Err(error @ AddedError::Disk(_))) => Err(error),
+        (Ok(Some(one)), Ok(Some(other))) => Ok(if other.edition > one.edition { other.added } else { one.added }),
+        (Ok(Some(whole)), _) | (_, Ok(Some(whole))) => Ok(whole.added),
+        (Ok(None), Ok(None)) => Ok(Added::new()),
+        (Err(error), _) | (_, Err(error)) => Err(error),
+    }
+}
+
+fn read_copy(path: &Path, key: &[u8; 32]) -> Result<Option<Whole>, AddedError> {
     let text = match disk::read(path, ADDED_BYTES_MAX) {
         Ok(text) => text,
-        Err(error) if error.is_not_found() => return Ok(Added::new()),
+        Err(error) if error.is_not_found() => return Ok(None),
         Err(error) => return Err(error.into()),
     };
     let forged = || AddedError::Forged { path: path.into() };
@@ -92,21 +130,78 @@ pub fn read(path: &Path, key: &[u8; 32]) -> Result<Added, AddedError> {
         let entries = model.file.into_iter().map(WireFile::into_entry).collect::<Result<_, _>>().map_err(unreadable)?;
         added.insert(model.name, entries);
     }
-    Ok(added)
+    Ok(Some(Whole { edition: wire.edition, added }))
 }
 
-/// Writes the list durably.
+/// Writes the list durably, into both copies; last into the one that was read until now.
 ///
 /// # Errors
-/// What writing can meet; the list that was there is then untouched.
+/// What writing can meet, and [`AddedError::NotKept`]; the list that was there is then untouched.
 pub fn write(path: &Path, key: &[u8; 32], added: &Added) -> Result<(), AddedError> {
-    let mut body = String::from("format = 1\n");
+    let copies = copies(path);
+    let [first, second] = [0, 1].map(|copy| read_copy(&copies[copy], key).ok().flatten().map(|whole| whole.edition));
+    let edition = first.max(second).map_or(0, |edition| edition.saturating_add(1));
+    let content = content(key, edition, added);
+    let [next, last] = if first >= second { [1, 0] } else { [0, 1] };
+    write_copy(&copies[next], &content)?;
+    // With the first the new list counts; that they aren't alike is mended the next time (see [`mend`]).
+    let _ = write_copy(&copies[last], &content);
+    Ok(())
+}
+
+/// Makes both copies alike where they aren't, and gives the path of one that is damaged. Where `is_writable` says that
+/// nothing can be written, it is only told.
+///
+/// # Errors
+/// As [`read`] and [`write`].
+pub fn mend(path: &Path, key: &[u8; 32], is_writable: bool) -> Result<Option<PathBuf>, AddedError> {
+    let copies = copies(path);
+    let held = [0, 1].map(|copy| read_copy(&copies[copy], key));
+    let damaged = held.iter().position(Result::is_err).map(|copy| copies[copy].clone());
+    let edition = |held: &Option<Whole>| held.as_ref().map(|whole| whole.edition);
+    let are_alike = matches!(&held, [Ok(first), Ok(second)] if edition(first) == edition(second));
+    if !are_alike {
+        let added = read(path, key)?;
+        if is_writable {
+            write(path, key, &added)?;
+        }
+    }
+    Ok(damaged)
+}
+
+/// Removes the list.
+///
+/// # Errors
+/// What removing can meet.
+pub fn remove(path: &Path) -> Result<(), AddedError> {
+    Ok(copies(path).iter().try_for_each(|copy| disk::remove(copy))?)
+}
+
+fn content(key: &[u8; 32], edition: u64, added: &Added) -> Vec<u8> {
+    let mut body = format!("format = 1\nedition = {edition}\n");
     for (name, entries) in added {
         body.push_str(&format!("\n[[model]]\nname = {}\n", quoted(name)));
         entries.iter().for_each(|entry| write_entry(&mut body, "model.file", entry));
     }
     let code = Sha256Digest(mac(key, body.as_bytes()).finalize().into_bytes().into());
-    Ok(disk::write(path, format!("mac = \"{code}\"\n{body}").as_bytes())?)
+    format!("mac = \"{code}\"\n{body}").into_bytes()
+}
+
+/// Writes a copy in place, which on exFAT endangers no other file, and reads it back.
+fn write_copy(path: &Path, content: &[u8]) -> Result<(), AddedError> {
+    if disk::kind(path)? == Some(Kind::File) {
+        let file = disk::open_in_place(path)?;
+        disk::overwrite(&file, path, content)?;
+        disk::sync(&file, path)?;
+    } else {
+        disk::remove(path)?;
+        disk::write(path, content)?;
+    }
+    let _ = disk::forget_cached(path);
+    match disk::read(path, ADDED_BYTES_MAX)? == content {
+        true => Ok(()),
+        false => Err(AddedError::NotKept { path: path.into() }),
+    }
 }
 
 fn mac(key: &[u8; 32], body: &[u8]) -> Hmac<Sha256> {
@@ -147,11 +242,59 @@ mod tests {
             let mut text = whole.clone();
             text[at] ^= 1;
             std::fs::write(&path, &text).expect("it can be written");
-            assert!(matches!(read(&path, &key), Err(AddedError::Forged { .. })), "byte {at}");
+            assert_eq!(read(&path, &key).expect("the other copy is whole"), added);
+            assert_eq!(mend(&path, &key, false).expect("it can be read"), Some(path.clone()), "byte {at}");
         }
         for length in 0..whole.len() {
             std::fs::write(&path, &whole[..length]).expect("it can be written");
-            assert!(matches!(read(&path, &key), Err(AddedError::Forged { .. })), "{length} bytes");
+            assert!(matches!(read_copy(&path, &key), Err(AddedError::Forged { .. })), "{length} bytes");
+        }
+        assert_eq!(mend(&path, &key, true).expect("it can be written"), Some(path.clone()));
+        assert_eq!(mend(&path, &key, true).expect("it can be read"), None, "once is enough");
+        assert_eq!(read_copy(&path, &key).expect("it is whole").expect("it is there").added, added);
+        for copy in copies(&path) {
+            std::fs::write(copy, b"mac").expect("it can be written");
+        }
+        assert!(matches!(read(&path, &key), Err(AddedError::Forged { .. })), "no copy is whole");
+        assert!(exists(&path));
+        remove(&path).expect("it can be removed");
+        assert!(!exists(&path));
+    }
+
+    #[test]
+    fn whatever_was_cut_the_newest_whole_copy_counts() {
+        let folder = TestFolder::new();
+        let path = folder.path().join("models.toml");
+        let key = [7; 32];
+        let named = |name: &str| Added::from([(name.to_owned(), vec![])]);
+        let [a, b] = copies(&path);
+        // A list of before there were two copies.
+        let mut old = String::from_utf8(content(&key, 0, &named("old"))).expect("it is text");
+        old = old.replace("edition = 0\n", "");
+        let body = old.split_once('\n').expect("there is a first line").1;
+        let code = Sha256Digest(mac(&key, body.as_bytes()).finalize().into_bytes().into());
+        std::fs::write(&a, format!("mac = \"{code}\"\n{body}")).expect("it can be written");
+        assert_eq!(read(&path, &key).expect("it is ours"), named("old"));
+        write(&path, &key, &named("first")).expect("it can be written");
+        let first = std::fs::read(&a).expect("it is there");
+        assert_eq!(first, std::fs::read(&b).expect("both are written"));
+        write(&path, &key, &named("second")).expect("it can be written");
+        let second = std::fs::read(&a).expect("it is there");
+        for (next, last) in [(&a, &b), (&b, &a)] {
+            std::fs::write(last, &first).expect("it can be written");
+            for cut in [0, 1, second.len() - 1] {
+                std::fs::write(next, &second[..cut]).expect("it can be written");
+                assert_eq!(
+                    read(&path, &key).expect("it is ours"),
+                    named("first"),
+                    "cut in the copy that is written first"
+                );
+            }
+            std::fs::write(next, &second).expect("it can be written");
+            assert_eq!(read(&path, &key).expect("it is ours"), named("second"), "cut before the other one");
+            assert_eq!(mend(&path, &key, true).expect("it can be written"), None, "nothing is damaged");
+            assert_eq!(std::fs::read(last).expect("it is there"), std::fs::read(next).expect("it is there"));
+            assert_eq!(read(&path, &key).expect("it is ours"), named("second"));
         }
     }
 

@@ -71,7 +71,7 @@ impl Library {
         if !is_model_name(name) {
             return Err(LibraryError::Name { name: name.into() });
         }
-        if self.models.contains_key(name) || disk::exists(&self.models_folder.join(name)) {
+        if self.is_taken(name) {
             return Err(LibraryError::Taken { name: name.into() });
         }
         let remote = |(path, size, sha256): &(String, u64, Sha256Digest)| RemoteFile {
@@ -102,8 +102,9 @@ impl Library {
             modelfile: None,
         };
         disk::create_folder(&self.models_folder)?;
-        if super::pull::begun_commit(&self.pull_folder(name), &plan.repo).as_deref() == Some(&plan.commit) {
-            plan.kept_bytes = super::pull::bytes_in(&self.pull_folder(name))?.min(plan.bytes());
+        let begun = self.begun_folder(name);
+        if super::pull::begun_commit(&begun, &plan.repo).as_deref() == Some(&plan.commit) {
+            plan.kept_bytes = super::pull::bytes_in(&begun)?.min(plan.bytes());
         }
         import::check_space(plan.needed_bytes(), disk::free_bytes(&self.models_folder)?)?;
         Ok(plan)
@@ -115,6 +116,7 @@ impl Library {
     /// What writing can meet.
     pub fn begin_handed(&self, plan: &PullPlan) -> Result<PathBuf, LibraryError> {
         let folder = self.pull_folder(&plan.name);
+        self.take_back(&plan.name, &folder)?;
         begin(plan, &folder)?;
         Ok(folder)
     }

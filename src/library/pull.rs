@@ -13,7 +13,7 @@ use super::description::{DESCRIPTION_NAME, Description};
 use super::name::{is_model_name, model_name_from};
 use super::source::{SMALL_FILE_BYTES_MAX, is_wanted, is_weights};
 use super::verification::Meter;
-use super::{ImportPlan, ImportReport, Library, LibraryError, ModelEntry, import};
+use super::{ImportPlan, ImportReport, Library, LibraryError, import};
 use crate::digest::{CHUNK_BYTES, CHUNKED_ABOVE_BYTES, ChunkDigests, Sha256Digest, StreamHasher};
 use crate::disk::{self, FAT32_FILE_BYTES_MAX, Kind};
 use crate::hub::{Hub, HubError, RemoteDigest, RemoteFile};
@@ -25,7 +25,7 @@ use crate::verified::sidecar_path;
 /// How often, in chunks, what was fetched is made durable: 64 MiB.
 const SYNCED_CHUNKS: u64 = 16;
 /// The record of what is being pulled.
-const RECORD_NAME: &str = "pull.toml";
+pub(super) const RECORD_NAME: &str = "pull.toml";
 /// The longest record, in bytes.
 const RECORD_BYTES_MAX: u64 = 4096;
 /// What a file takes on a drive besides its bytes.
@@ -101,6 +101,12 @@ impl Library {
         self.models_folder.join(format!("pull+{name}.partial"))
     }
 
+    /// Where what an unfinished pull has fetched is.
+    pub(super) fn begun_folder(&self, name: &str) -> PathBuf {
+        let (pull, unlisted) = (self.pull_folder(name), self.models_folder.join(name));
+        if !disk::exists(&pull) && disk::exists(&unlisted) { unlisted } else { pull }
+    }
+
     /// Asks the server what a pull would fetch. Nothing is written but the folder of the models.
     ///
     /// # Errors
@@ -118,10 +124,10 @@ impl Library {
         let name = request.name.map(str::to_owned).or_else(|| model_name_from(repo.rsplit('/').next()?));
         let name = name.filter(|name| is_model_name(name));
         let name = name.ok_or_else(|| LibraryError::Name { name: request.name.unwrap_or(repo).into() })?;
-        if self.models.contains_key(&name) || disk::exists(&self.models_folder.join(&name)) {
+        if self.is_taken(&name) {
             return Err(LibraryError::Taken { name });
         }
-        let folder = self.pull_folder(&name);
+        let folder = self.begun_folder(&name);
         let begun = begun_commit(&folder, repo);
         let revision = request.revision.or(begun.as_deref()).unwrap_or("main");
         let listing = hub.listing(repo, revision, tick)?;
@@ -154,6 +160,7 @@ impl Library {
     /// [`LibraryError::Hub`], [`LibraryError::Pulled`], what an import can meet, and what reading and writing can meet.
     pub fn pull(&mut self, hub: &Hub, plan: &PullPlan, sink: ProgressSink) -> Result<ImportReport, LibraryError> {
         let folder = self.pull_folder(&plan.name);
+        self.take_back(&plan.name, &folder)?;
         begin(plan, &folder)?;
         let total_bytes = plan.bytes();
         let mut meter = Meter { step: Step::Downloading, done_bytes: 0, total_bytes, sink: &mut *sink };
@@ -191,21 +198,8 @@ impl Library {
             return Ok(report);
         }
         let description = complete(&import, folder, &mut entries)?;
-        let to = self.models_folder.join(&plan.name);
-        if disk::exists(&to) {
-            return Err(LibraryError::Taken { name: plan.name.clone() });
-        }
-        disk::rename(folder, &to)?;
-        let mut models = self.models.clone();
-        let model =
-            ModelEntry { name: plan.name.clone(), folder: to.clone(), entries: entries.clone(), is_shipped: false };
-        models.insert(plan.name.clone(), model);
-        if let Err(error) = self.write_added(&models) {
-            // It stays a pull that a later one finishes.
-            let _ = disk::rename(&to, folder);
-            return Err(error);
-        }
-        self.models = models;
+        // Where that fails, it stays a pull that a later one finishes.
+        self.count(folder, &plan.name, entries.clone())?;
         Ok(ImportReport { name: plan.name.clone(), description, entries, losses: Vec::new() })
     }
 }
@@ -235,7 +229,8 @@ fn complete(import: &ImportPlan, folder: &Path, entries: &mut Vec<Entry>) -> Res
     };
     for (name, kind) in disk::list_kinds(folder, 10_000)? {
         match kind {
-            _ if listed(&name) => {}
+            // The record goes when the model is listed.
+            _ if listed(&name) || name == RECORD_NAME => {}
             Kind::Folder => disk::remove_folder(&folder.join(name))?,
             _ => disk::remove(&folder.join(name))?,
         }

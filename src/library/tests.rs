@@ -61,7 +61,7 @@ impl Bench {
         fs::rename(self.path("models/made"), &to).expect("it can be moved");
         fs::remove_file(to.join("model.toml")).expect("it is there");
         fs::remove_file(to.join("Modelfile")).expect("it is there");
-        fs::remove_file(self.path("data/models.toml")).expect("it is there");
+        added::remove(&self.path("data/models.toml")).expect("it is there");
         to
     }
 }
@@ -198,11 +198,24 @@ fn a_list_that_somebody_else_wrote_opens_nothing() {
     assert!(error.to_string().contains("models.toml` isn't what this bundle wrote"), "{error}");
 
     // Without its list a folder counts for nothing, and can only be removed.
-    fs::remove_file(bench.path("data/models.toml")).expect("it is there");
+    added::remove(&bench.path("data/models.toml")).expect("it is there");
     let mut library = bench.open();
     assert!(matches!(library.find("mine"), Err(LibraryError::Unlisted { .. })));
+    let again = bench.import(&mut library, "Tiny Llama.F32.gguf", Some("mine"));
+    assert!(matches!(again, Err(LibraryError::Taken { .. })), "it may be somebody's");
     library.remove("mine").expect("it can be removed");
     assert!(!bench.path("models/mine").exists());
+
+    // Unless it is one that was about to be listed.
+    bench.import(&mut library, "Tiny Llama.F32.gguf", Some("mine")).expect("it is right");
+    assert!(!bench.path("models/mine/pull.toml").exists());
+    fs::write(bench.path("models/mine/pull.toml"), b"").expect("it can be written");
+    assert!(matches!(bench.import(&mut library, "Tiny Llama.F32.gguf", Some("mine")), Err(LibraryError::Taken { .. })));
+    added::remove(&bench.path("data/models.toml")).expect("it is there");
+    let mut library = bench.open();
+    bench.import(&mut library, "Tiny Llama.F32.gguf", Some("mine")).expect("what was cut is done again");
+    assert!(library.verify("mine", &mut go_on).expect("it is listed").is_whole());
+    assert_eq!(fs::read_dir(bench.path("models")).expect("it is there").count(), 1);
 }
 
 #[test]

@@ -211,7 +211,9 @@ fn code_of(error: &(dyn Error + 'static)) -> Code {
             LibraryError::Hub(error) => code_of(error),
             LibraryError::Pulled { .. } => Code::Integrity,
             LibraryError::Locked => Code::Locked,
-            LibraryError::Added(AddedError::Forged { .. } | AddedError::Unreadable { .. }) => Code::Integrity,
+            LibraryError::Added(
+                AddedError::Forged { .. } | AddedError::Unreadable { .. } | AddedError::NotKept { .. },
+            ) => Code::Integrity,
             LibraryError::Integrity(error) => code_of(error),
             _ => Code::Failure,
         };

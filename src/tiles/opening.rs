@@ -46,6 +46,12 @@ impl App {
         {
             return Err(StoreError::Lost { path: database, last_at: mark.last_at }.into());
         }
+        let database = if access == Access::ReadWrite {
+            bundle.settle_database()?;
+            bundle.database()
+        } else {
+            database
+        };
         let store = self.open_checked(&database, identity, access, &folder)?;
         let lineage = store.lineage(&mark, key)?;
         let found = explain(&lineage);
@@ -161,7 +167,7 @@ pub(crate) fn explain(lineage: &Lineage) -> Option<(String, &'static str)> {
             let what = format!(
                 "an older database was put in place: it {was}, and what is here was last used at {drive_at}, so it lacks {lacks}"
             );
-            (what, "put the newer `data/tiles.db` back if you still have it")
+            (what, "put the newer `data/db/tiles.db` back if you still have it")
         }
         Lineage::Forked(Separation { parted_at, database_at, database_runs, drive_at, drive_runs }) => {
             let parted = parted_at.map_or("some time ago".into(), |at| format!("after {at}"));
@@ -175,7 +181,7 @@ pub(crate) fn explain(lineage: &Lineage) -> Option<(String, &'static str)> {
             );
             (
                 what,
-                "put the other `data/tiles.db` back, or bring what you miss over: `tiles session export ID --format json` on the other copy, `tiles session import FILE` here",
+                "put the other `data/db/tiles.db` back, or bring what you miss over: `tiles session export ID --format json` on the other copy, `tiles session import FILE` here",
             )
         }
         Lineage::KeyOlder { key, database } => {

@@ -9,7 +9,7 @@ use tilekit::identity::{
     Identity, Kept, KeyError, KeyFile, KeyStore as _, Keychain, Passphrase, SlotFlaw, SlotState, Unlocked,
     system_keychain,
 };
-use tilekit::library::Library;
+use tilekit::library::{Library, added};
 use tilekit::store::{Access, Store};
 
 use crate::app::App;
@@ -111,6 +111,7 @@ impl App {
         let access = if lock.is_held() { Access::ReadWrite } else { Access::ReadOnly };
         let store = self.open_database(bundle, &identity, header, access, unexpected)?;
         lock.settle();
+        self.mend_model_list(bundle, &identity, access);
         if access == Access::ReadOnly {
             self.terminal.warn("the drive is write-protected: nothing of this conversation is saved");
         }
@@ -126,6 +127,20 @@ impl App {
             store.set_nickname(nickname, self.clock.now())?;
         }
         Ok(Open { identity, store, at_exit: self.at_exit(bundle), _lock: lock })
+    }
+
+    /// Says where one of the two copies of the list of added models is damaged, and puts it right. Where none is whole,
+    /// what needs the list says so.
+    fn mend_model_list(&self, bundle: &Bundle<Verified>, identity: &Identity, access: Access) {
+        let is_writable = access == Access::ReadWrite;
+        let mended = added::mend(&bundle.added_models(), &identity.models_key(), is_writable);
+        if let Ok(Some(copy)) = mended {
+            let name = copy.file_name().unwrap_or_default().to_string_lossy();
+            self.terminal.warn(&format!("of the two copies of the list of added models, `{name}` is damaged"));
+            if is_writable {
+                self.terminal.say("It was written anew from the good copy; nothing is lost.");
+            }
+        }
     }
 
     /// The Keychain of this Mac, for a Tiles that is installed on it; a drive's keys never go there.

@@ -71,7 +71,7 @@ fn a_drive_is_carried_onto_a_computer_and_both_go_on() {
     assert!(computer.bundle.root.join("data/key.a").exists(), "a refused move retires nothing");
 
     // Their databases meet: nothing is merged, and it is said.
-    fs::copy(computer.bundle.root.join("data/tiles.db"), computer.root().join("data/tiles.db"))
+    fs::copy(computer.bundle.root.join("data/db/tiles.db"), computer.root().join("data/db/tiles.db"))
         .expect("both are there");
     check_fails(&computer.carried(&["session", "list"]), 5, "another copy of what is here");
 }
@@ -175,7 +175,7 @@ fn a_cut_leaves_the_source_whole_and_the_destination_nobodys_or_whole() {
             fs::remove_dir_all(computer.root().join("data")).expect("it is there");
         } else {
             cut += usize::from(!ended.success());
-            assert!(!computer.root().join("data/tiles.db").exists(), "round {round}: half of it counts");
+            assert!(!computer.root().join("data/db/tiles.db").exists(), "round {round}: half of it counts");
         }
     }
     assert!(cut > 2, "only {cut} of 30 rounds were cut before their end");

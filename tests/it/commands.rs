@@ -526,5 +526,5 @@ fn a_killed_answer_leaves_a_bundle_that_starts() {
     assert!(stdout(&after).contains(kept.as_str().expect("an id")), "{}", stdout(&after));
     assert_eq!(bundle.ok(&["-p", "after"]), format!("{ANSWER}\n"));
     assert_eq!(bundle.json(&["bundle", "verify", "--full"])["whole"], true);
-    assert!(Path::new(&bundle.root).join("data/tiles.db").exists());
+    assert!(Path::new(&bundle.root).join("data/db/tiles.db").exists());
 }

@@ -98,7 +98,7 @@ fn one_damaged_key_slot_is_mended_and_two_are_refused() {
 fn a_damaged_database_is_named_and_nothing_is_answered() {
     let bundle = TestBundle::new();
     bundle.ok(&["-p", "hi"]);
-    let database = bundle.root.join("data/tiles.db");
+    let database = bundle.root.join("data/db/tiles.db");
     // The salt, the first page's content and its authentication code.
     for at in [3, 1_000, 4_090] {
         flip(&database, at);
@@ -110,14 +110,33 @@ fn a_damaged_database_is_named_and_nothing_is_answered() {
 }
 
 #[test]
+fn a_damaged_list_of_added_models_is_mended_from_its_other_copy() {
+    let bundle = TestBundle::with_smollm2("Tiles");
+    let copies = ["models.toml", "models.b.toml"].map(|name| bundle.root.join("data").join(name));
+    let whole = fs::read(&copies[0]).expect("it is there");
+    for (copy, at) in [(&copies[0], 0), (&copies[0], 90), (&copies[1], 40)] {
+        flip(copy, at);
+        let output = bundle.unlocked(&["model", "list"]);
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        let name = copy.file_name().expect("it has one").to_string_lossy().into_owned();
+        assert!(output.status.success() && errors.contains(&format!("`{name}` is damaged")), "{errors}");
+        assert!(String::from_utf8_lossy(&output.stdout).contains("smollm2"), "{errors}");
+        assert!(copies.iter().all(|copy| fs::read(copy).expect("it is there") != whole), "a new edition");
+        assert!(!String::from_utf8_lossy(&bundle.unlocked(&["model", "list"]).stderr).contains("damaged"), "said once");
+    }
+    copies.iter().for_each(|copy| flip(copy, 40));
+    refused(&bundle.unlocked(&["run", "smollm2", "-p", "hi"]), 5, "models.toml");
+    let verified = bundle.unlocked(&["model", "verify", "smollm2"]);
+    assert_eq!(verified.status.code(), Some(5));
+}
+
+#[test]
 fn damage_to_an_added_model_is_named_down_to_the_chunk() {
     let bundle = TestBundle::with_smollm2("Tiles");
     let model = bundle.root.join("models/smollm2");
     let third = 3 * CHUNK_BYTES as usize;
     for (file, at, named) in [
-        (bundle.root.join("data/models.toml"), 0, "models.toml".to_owned()),
-        (bundle.root.join("data/models.toml"), 40, "models.toml".to_owned()),
-        (model.join("config.json"), 9, "config.json".into()),
+        (model.join("config.json"), 9, "config.json".to_owned()),
         (model.join("tokenizer.json"), 700_000, "tokenizer.json".into()),
         (model.join("model.safetensors.chunks"), 100, "model.safetensors.chunks".into()),
         (model.join("model.safetensors"), third + 5, "model.safetensors`".into()),

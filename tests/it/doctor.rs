@@ -58,7 +58,7 @@ fn trouble_is_named_with_what_to_do() {
     fs::write(data.join("key.b"), b"rotten").expect("it can be written");
     fs::create_dir_all(bundle.root.join("models/pull+mine.partial")).expect("it can be made");
     fs::write(bundle.root.join("models/pull+mine.partial/x.partial"), b"12345").expect("it can be written");
-    fs::write(data.join("tiles.db.recovered.partial"), b"123").expect("it can be written");
+    fs::write(data.join("db/tiles.db.recovered.partial"), b"123").expect("it can be written");
     let shown = bundle.json(&["doctor"]);
     check(&shown, "lock", "warn", "kitchen");
     check(&shown, "key", "warn", "1 of 2 copies");

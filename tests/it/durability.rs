@@ -9,7 +9,7 @@ use crate::drive::TestBundle;
 const PAGE: usize = 4096;
 
 fn database(bundle: &TestBundle) -> PathBuf {
-    bundle.root.join("data/tiles.db")
+    bundle.root.join("data/db/tiles.db")
 }
 
 fn chat(bundle: &TestBundle, question: &str) {
@@ -71,7 +71,7 @@ fn a_backup_is_made_at_the_first_exit_of_a_day_and_by_hand() {
     let recovered = bundle.json(&["data", "recover", "--from", path, "--yes"]);
     assert_eq!((&recovered["source"], &recovered["sessions"]), (&"backup".into(), &2.into()));
     assert_eq!(sessions(&bundle), 2);
-    assert!(names(&bundle, "data").contains(&"tiles-aside-1.db".into()));
+    assert!(names(&bundle, "data/db").contains(&"tiles-aside-1.db".into()));
 }
 
 #[test]

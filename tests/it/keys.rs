@@ -405,7 +405,8 @@ fn a_new_database_key_keeps_everything_readable() {
     let old_keys = slots(&bundle);
     // Everything but the key file, as the power going would leave it: also the mark that tells which database belongs here.
     let data = bundle.root.join("data");
-    let files = fs::read_dir(&data).expect("it is there").map(|entry| entry.expect("it is").path());
+    let listed = [data.clone(), data.join("db")].map(|folder| fs::read_dir(folder).expect("it is there"));
+    let files = listed.into_iter().flatten().map(|entry| entry.expect("it is").path());
     let files = files.filter(|path| path.is_file() && !path.ends_with("key.a") && !path.ends_with("key.b"));
     let before_rotation: Vec<_> = files.map(|path| (path.clone(), fs::read(path).expect("it is there"))).collect();
     bundle.ok(&["key", "rotate-db"]);

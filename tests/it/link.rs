@@ -65,7 +65,8 @@ fn name_hostile(bundle: &TestBundle) {
     let data = bundle.root.join("data");
     let passphrase = Passphrase::new(PASSPHRASE.into()).expect("it is one");
     let identity = KeyFile::new(&data).unlock(&passphrase).expect("it is right");
-    let store = Store::open(&data.join("tiles.db"), identity.database_key(), Access::ReadWrite).expect("it is one");
+    fs::create_dir_all(data.join("db")).expect("target can be written");
+    let store = Store::open(&data.join("db/tiles.db"), identity.database_key(), Access::ReadWrite).expect("it is one");
     store.set_setting("nickname", STEERING).expect("it can be set");
     store.close().expect("it can be closed");
 }

@@ -303,7 +303,9 @@ fn no_half_import_counts_as_a_model() {
                 acked.borrow().iter().filter(|n| n.starts_with(&format!("added-{round}-"))).count()
             );
             if !listed.contains(&format!("\"{interrupted}\"")) {
-                assert!(import(stick, &interrupted).status.success(), "round {round}: it can't be imported again");
+                let again = import(stick, &interrupted);
+                let errors = String::from_utf8_lossy(&again.stderr);
+                assert!(again.status.success(), "round {round}: it can't be imported again: {errors}");
             }
             assert_eq!(succeed(&["run", &interrupted, "-p", "hi"]).trim(), "Added one.", "round {round}");
             succeed(&["model", "remove", &interrupted, "--yes"]);

@@ -184,6 +184,15 @@ fn each_flip_in_the_list_of_added_models_is_named() {
     let digest = Sha256Digest::of(b"weights");
     let entry = Entry { path: "w".into(), size: 7, sha256: digest, role: FileRole::Model, chunks_sha256: None };
     added::write(&path, &key, &added::Added::from([("mine".to_owned(), vec![entry])])).expect("it can be written");
+    let list = added::read(&path, &key).expect("it is whole");
+    let other = scratch.0.join("models.b.toml");
+    for copy in [&path, &other] {
+        flips(copy, 100, |which| {
+            assert_eq!(added::read(&path, &key).expect(which), list, "{which}");
+            assert_eq!(added::mend(&path, &key, false).expect(which).as_ref(), Some(copy), "{which}");
+        });
+    }
+    fs::remove_file(&other).expect("it is there");
     flips(&path, 100, |which| {
         let error = added::read(&path, &key).expect_err(which);
         assert!(told(&error).contains("models.toml"), "{which}: {error}");

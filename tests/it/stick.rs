@@ -165,7 +165,8 @@ impl Stick {
         counted(&self.tell("stat"), name)
     }
 
-    /// Waits until the system holds the whole program in memory: one that starts reads itself in the background.
+    /// Waits until the system holds the whole program in memory. One that starts reads itself in the background; that
+    /// the system has dropped pages since is made good here.
     pub(crate) fn settle(&mut self) {
         let program = self.outside("Tiles/bin/linux-x86_64/tiles");
         let bytes = fs::metadata(&program).expect("it is plugged in").len();
@@ -176,6 +177,7 @@ impl Stick {
             String::from_utf8_lossy(&told.expect("fincore is there").stdout).trim().parse::<u64>().unwrap_or(0)
         };
         while held() < bytes {
+            fs::read(&program).expect("it is plugged in");
             assert!(std::time::Instant::now() < end, "the program isn't read into memory: {} of {bytes} bytes", held());
         }
     }

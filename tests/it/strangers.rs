@@ -106,8 +106,8 @@ fn an_installed_tiles_and_a_portable_one_never_mix() {
     other.ok(&["-p", "of the installed one"]);
     for place in [".local/share/tiles", ".config/tiles", ".tiles", "Library/Application Support/Tiles"] {
         let place = home.join(place).join("data");
-        fs::create_dir_all(&place).expect("target can be written");
-        for name in ["key.a", "key.b", "tiles.db"] {
+        fs::create_dir_all(place.join("db")).expect("target can be written");
+        for name in ["key.a", "key.b", "db/tiles.db"] {
             fs::copy(other.root.join("data").join(name), place.join(name)).expect("target can be written");
         }
     }

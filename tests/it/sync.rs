@@ -1,5 +1,6 @@
 //! Syncing as people do it: real programs on two or three machines, and what goes over the wire.
 
+use std::fs;
 use std::process::{Output, Stdio};
 
 use serde_json::Value;
@@ -24,7 +25,8 @@ fn open(bundle: &TestBundle) -> (Identity, Store) {
     let data = bundle.root.join("data");
     let passphrase = Passphrase::new(PASSPHRASE.into()).expect("it is one");
     let identity = KeyFile::new(&data).unlock(&passphrase).expect("it is right");
-    let store = Store::open(&data.join("tiles.db"), identity.database_key(), Access::ReadWrite).expect("it is one");
+    fs::create_dir_all(data.join("db")).expect("target can be written");
+    let store = Store::open(&data.join("db/tiles.db"), identity.database_key(), Access::ReadWrite).expect("it is one");
     (identity, store)
 }
 
@@ -299,7 +301,7 @@ fn a_model_goes_from_one_drive_to_the_other_and_a_cut_costs_only_what_was_under_
     let mut taking = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it can be run");
     let partial = bob.root.join("models/pull+smollm2.partial");
     let came = |folder: &std::path::Path| -> u64 {
-        let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        let files = fs::read_dir(folder).into_iter().flatten().flatten();
         files.map(|file| file.metadata().map_or(0, |metadata| metadata.len())).sum()
     };
     let data = partial.join("blobs/data");
@@ -360,7 +362,7 @@ fn a_kill_in_the_middle_loses_nothing_and_the_next_sync_goes_on() {
     let Some([here, there]) = Machine::pair(Layout::NoRoute) else { return };
     let [ada, bob] = ["Ada", "Bob"].map(TestBundle::quick);
     let file = ada.home.with_file_name("many.json");
-    std::fs::write(&file, many_sessions()).expect("target can be written");
+    fs::write(&file, many_sessions()).expect("target can be written");
     ada.ok(&["session", "import", &file.display().to_string()]);
     bob.ok(&["-p", "of his own"]);
     link_quietly(&ada, &bob);
@@ -370,11 +372,11 @@ fn a_kill_in_the_middle_loses_nothing_and_the_next_sync_goes_on() {
         .stderr(Stdio::null())
         .spawn()
         .expect("it can be run");
-    let size = |name: &str| std::fs::metadata(bob.root.join(name)).map_or(0, |metadata| metadata.len());
-    let before = size("data/tiles.db");
-    let in_first_chunk = || size("data/tiles.db-wal") > 1 << 16;
+    let size = |name: &str| fs::metadata(bob.root.join(name)).map_or(0, |metadata| metadata.len());
+    let before = size("data/db/tiles.db");
+    let in_first_chunk = || size("data/db/tiles.db-wal") > 1 << 16;
     // What is in the database itself was in the log before, whole.
-    let in_later_chunk = || size("data/tiles.db") > before + (2 << 20);
+    let in_later_chunk = || size("data/db/tiles.db") > before + (2 << 20);
     for is_time in [&in_first_chunk as &dyn Fn() -> bool, &in_later_chunk] {
         let mut command = there.command(&tiles(&bob, &["sync", "--wait", "20"]));
         let mut taking = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it can be run");
@@ -393,5 +395,5 @@ fn a_kill_in_the_middle_loses_nothing_and_the_next_sync_goes_on() {
     giving.wait().expect("it ends");
     assert_eq!(titles(&bob).len(), 61);
     assert_eq!(titles(&ada), titles(&bob));
-    let _ = std::fs::remove_file(file);
+    let _ = fs::remove_file(file);
 }

@@ -23,7 +23,7 @@ const BEGUN: &str = "data.partial";
 /// What was at its place: nothing of anybody's identity.
 const BEFORE: &str = "data.before";
 /// What makes a data folder somebody's: none of it is ever overwritten.
-const SOMEBODYS: [&str; 6] = ["key.a", "key.b", "tiles.db", "tiles.db-wal", "models.toml", "memory"];
+const SOMEBODYS: [&str; 7] = ["key.a", "key.b", "db", "tiles.db", "models.toml", "models.b.toml", "memory"];
 /// How many retired homes may lie beside each other.
 const RETIRED_MAX: usize = 100;
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::landing::{self, LandingFile};
 use super::read_back::{self, Medium};
 use super::{DataError, Landing, MoveError, MovePlan, MoveSink, Progress, Rules, step};
-use crate::bundle::{Bundle, Verified};
+use crate::bundle::{Bundle, Verified, database};
 use crate::digest::Sha256Digest;
 use crate::disk::{self, DiskError, Kind, PartialFile};
 use crate::manifest::Entry;
@@ -13,16 +13,13 @@ use crate::verified::read_pieces;
 
 /// Small files of `data` that a copy carries along as they are. The database has a backup of its own; caches, logs and the
 /// lock belong to the place.
-const CARRIED: [&str; 6] = ["key.a", "key.b", "models.toml", "run.a", "run.b", "settings.toml"];
+const CARRIED: [&str; 7] = ["key.a", "key.b", "models.toml", "models.b.toml", "run.a", "run.b", "settings.toml"];
 /// The largest of them, in bytes: the list of added models.
 const CARRIED_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// What isn't carried along and needn't be told.
-const LEFT: [&str; 9] =
-    ["lock", "keychain", "cache", "logs", "backup", "verify.state", DATABASE, "tiles.db-wal", "tiles.db-shm"];
+const LEFT: [&str; 8] = ["lock", "keychain", "cache", "logs", "backup", "verify.state", database::FILE, database::WAL];
 /// The folder of the memory mode's vault.
 const MEMORY: &str = "memory";
-/// The database.
-const DATABASE: &str = "tiles.db";
 /// The most files in the vault of the memory mode.
 const MEMORY_FILES_MAX: usize = 100_000;
 /// How deep the folders of the vault may be.
@@ -32,7 +29,7 @@ const PIECE_BYTES: usize = 1024 * 1024;
 
 /// Whether a copy brings something of this name into `data`.
 pub(super) fn is_carried(name: &str) -> bool {
-    CARRIED.contains(&name) || [MEMORY, DATABASE].contains(&name)
+    CARRIED.contains(&name) || [MEMORY, database::FOLDER].contains(&name)
 }
 
 /// What is personal and comes along.
@@ -72,7 +69,7 @@ impl Bundle<Verified> {
                 Kind::File if CARRIED.contains(&name.as_str()) => {
                     bytes += disk::size(&self.data().join(&name))?.unwrap_or(0);
                 }
-                Kind::Folder if name == MEMORY => {}
+                Kind::Folder if [MEMORY, database::FOLDER].contains(&name.as_str()) => {}
                 _ if LEFT.contains(&name.as_str()) || name.ends_with(".partial") => {}
                 _ => left.push(name),
             }
@@ -140,7 +137,9 @@ pub(super) fn carry_data(source: &Bundle<Verified>, target: &Path, personal: Per
         copy_folder(&source.memory(), &target.join(MEMORY), 0, &mut files_left)?;
     }
     if disk::size_unopened(&source.database())?.is_some() {
-        let copy = target.join(DATABASE);
+        let folder = target.join(database::FOLDER);
+        disk::create_folder(&folder)?;
+        let copy = folder.join(database::FILE);
         (personal.database)(&copy).map_err(MoveError::Data)?;
         let written = hash(&copy)?;
         disk::forget_blocks(target);
@@ -148,6 +147,7 @@ pub(super) fn carry_data(source: &Bundle<Verified>, target: &Path, personal: Per
         if kept.1 != written {
             return Err(MoveError::NotKept { path: copy });
         }
+        disk::sync_folder(&folder)?;
     }
     Ok(disk::sync_folder(target)?)
 }
@@ -170,7 +170,8 @@ fn copy_folder(from: &Path, to: &Path, depth: usize, files_left: &mut usize) -> 
     Ok(())
 }
 
-fn copy_file(from: &Path, to: &Path) -> Result<(), MoveError> {
+/// Copies a file and reads the copy back from the medium.
+pub(in crate::bundle) fn copy_file(from: &Path, to: &Path) -> Result<(), MoveError> {
     let (file, size) = disk::open(from)?;
     let mut copy = PartialFile::create(to)?;
     let mut piece = vec![0; size.min(PIECE_BYTES as u64) as usize];

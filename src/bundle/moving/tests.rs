@@ -264,11 +264,12 @@ fn a_copy_carries_data_along_and_what_belongs_to_the_place_stays() {
     let place = Place::new();
     let data = place.path("drive/data");
     fs::create_dir_all(data.join("memory/notes")).expect("it can be made");
+    fs::create_dir_all(data.join("db")).expect("it can be made");
     for (name, content) in [
         ("key.a", "slot a"),
         ("key.b", "slot b"),
         ("models.toml", "list"),
-        ("tiles.db", "database"),
+        ("db/tiles.db", "database"),
         ("memory/notes/one.md", "note"),
         ("lock", "held"),
         ("verify.state", "state"),
@@ -285,8 +286,8 @@ fn a_copy_carries_data_along_and_what_belongs_to_the_place_stays() {
     copy(&source, plan, Some(Personal { database: &mut database }), &mut go_on).expect("there is room");
     let copied: Vec<String> =
         tree(&place.path("new/data")).into_keys().map(|path| path.display().to_string()).collect();
-    assert_eq!(copied, ["key.a", "key.b", "memory/notes/one.md", "models.toml", "tiles.db"]);
-    assert_eq!(fs::read(place.path("new/data/tiles.db")).expect("it is there"), b"consistent copy");
+    assert_eq!(copied, ["db/tiles.db", "key.a", "key.b", "memory/notes/one.md", "models.toml"]);
+    assert_eq!(fs::read(place.path("new/data/db/tiles.db")).expect("it is there"), b"consistent copy");
     assert_eq!(fs::read(place.path("new/models/added/config.json")).expect("it is there"), b"{\"a\":1}");
 
     let plan = source.plan_move(&place.path("third"), &[], 0, rules).expect("there is room");

@@ -22,7 +22,7 @@ fn exports_are_the_same_each_time_and_come_back_the_same() {
         let report = bench.import(&mut other, &files[0], None).expect("it is right");
         assert_eq!(report.name, "tiny");
         assert_eq!(contents(&bench.path(&format!("m-{end}/tiny"))), before, "{end}");
-        fs::remove_file(bench.path("data/other")).expect("it is there");
+        added::remove(&bench.path("data/other")).expect("it is there");
         assert!(library.export("tiny", &bench.path(&files[0]), &mut go_on).is_err(), "it is there already");
     }
     let renamed = bench.import(&mut library, "a.tar", Some("other")).expect("it is right");

@@ -59,7 +59,7 @@ fn overview(app: &App, bundle: &Bundle<Verified>) -> Result<(), Failure> {
     let root = bundle.data();
     let mut parts: Vec<(&str, u64)> = Vec::new();
     for (what, names) in [
-        ("conversations and settings", &["tiles.db", "tiles.db-wal"][..]),
+        ("conversations and settings", &["db", "tiles.db", "tiles.db-wal"][..]),
         ("keys", &["key.a", "key.b"]),
         ("backups", &["backup"]),
         ("kept engine states", &["cache"]),
@@ -193,7 +193,7 @@ fn nothing_left(error: StoreError) -> Failure {
         return failure;
     }
     let hint = "nothing of it can be read, and there is no good backup in `data/backup`: give one with `--from FILE`, or \
-                move `data/tiles.db` away and begin anew with `tiles data accept`";
+                move `data/db/tiles.db` away and begin anew with `tiles data accept`";
     Failure { code: Code::Integrity, hint: Some(hint.into()), ..failure }
 }
 

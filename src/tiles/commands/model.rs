@@ -33,7 +33,7 @@ pub(crate) fn run(app: &App, command: ModelCommand) -> Result<(), Failure> {
             library.find(name).is_ok()
         }
         _ => {
-            !tilekit::disk::exists(&bundle.added_models())
+            !tilekit::library::added::exists(&bundle.added_models())
                 && !matches!(
                     command,
                     ModelCommand::Pull(_)

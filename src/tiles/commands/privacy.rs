@@ -7,7 +7,7 @@ use crate::failure::Failure;
 
 /// What Tiles itself does.
 const OURS: [&str; 14] = [
-    "Everything you say and every answer is in `data/tiles.db`, encrypted with a key that only your passphrase opens.",
+    "Everything you say and every answer is in `data/db/tiles.db`, encrypted with a key that only your passphrase opens.",
     "The last two backups of it are in `data/backup/`, encrypted with the same key. They hold what was deleted since: `tiles data backup --replace` makes a new one and removes them.",
     "What the model computed of your last conversations is in `data/cache/`, encrypted too; deleting it costs only time.",
     "The identity and all keys are in `data/key.a` and `data/key.b`, twice the same, sealed with your passphrase.",
@@ -18,7 +18,7 @@ const OURS: [&str; 14] = [
     "`tiles link enable` announces on the local network, while it waits, that a Tiles is there: two letters of its code, an address, and a key made for that link. Not your name, your identity or the machine's name; nothing is sent beyond the local network. Only who proved to know the code is told your nickname and your DID, and only who you said yes to is linked.",
     "`tiles sync` and `tiles model send` announce on the local network, while they run, that a Tiles is there: an address, and a name that only linked drives recognise and that is another one each day. Who isn't linked is refused before anything is said; who connects to that address all the same can learn the DID, as the key that the connection is encrypted with. Linked drives get all sessions. Nothing is sent beyond the local network.",
     "With `tiles config set relay URL` linking and syncing connect to that relay too, which then knows the addresses of both machines and when they talk, and nothing of what they say. There is none by default.",
-    "Linked drives are kept in `data/tiles.db`, with their nicknames and when they last synced. What you delete is deleted on all of them with their next sync; a drive that you unlink keeps what it has.",
+    "Linked drives are kept in `data/db/tiles.db`, with their nicknames and when they last synced. What you delete is deleted on all of them with their next sync; a drive that you unlink keeps what it has.",
     "`tiles --installed` keeps the same in a folder of your home instead of a drive, which `tiles data path` names; on a Mac the Keychain has the keys too (item `Tiles`), until `tiles key keychain off`. Moved away, it leaves `data.retired`, sealed as before.",
     "`--no-save` and `/private` keep nothing of a conversation.",
 ];

@@ -3,7 +3,6 @@
 use serde_json::{Value, json};
 use tilekit::bundle::examine::{Damage, Examination, Flaw, Resume, examine};
 use tilekit::bundle::{Bundle, Found, Listed, Sealed, Verified};
-use tilekit::disk;
 use tilekit::identity::KeyFile;
 use tilekit::library::{LibraryError, added};
 use tilekit::manifest::Entry;
@@ -87,7 +86,7 @@ pub(super) struct AllListed {
 /// Every listed file: those of the manifest and, with the passphrase, those of added models.
 pub(super) fn listed(app: &App, bundle: &Bundle<Sealed>, shipped_only: bool) -> Result<AllListed, Failure> {
     let mut entries = bundle.manifest().files.clone();
-    if !disk::exists(&bundle.added_models()) {
+    if !added::exists(&bundle.added_models()) {
         return Ok(AllListed { entries, added: Added::Known });
     }
     if shipped_only {

@@ -236,10 +236,10 @@ fn carry_open(
 fn prove(data: &Path, to: &Bundle<Verified>, open: &Open, models: &added::Added) -> Result<(), Failure> {
     let list = data.join("models.toml");
     match models.is_empty() {
-        true => disk::remove(&list)?,
+        true => added::remove(&list).map_err(LibraryError::from)?,
         false => added::write(&list, &open.identity.models_key(), models).map_err(LibraryError::from)?,
     }
-    let store = Store::open(&data.join("tiles.db"), open.identity.database_key(), Access::ReadWrite)?;
+    let store = Store::open(&data.join("db/tiles.db"), open.identity.database_key(), Access::ReadWrite)?;
     if !to.is_installed() {
         // The person put it under this seal.
         remember_seal(to, &store)?;

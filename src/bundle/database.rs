@@ -1,0 +1,95 @@
+//! Where the database lies: in a folder with nothing else in it.
+//!
+//! exFAT describes a file in a row of 32-byte entries with a checksum over them. SQLite's files grow, so theirs change all
+//! the time; where such a row crosses the end of a sector, a power cut can leave half of the change, and a file system
+//! check then removes the file. In a folder with only a handful of names all rows lie within the first sector.
+
+use std::path::PathBuf;
+
+use super::Bundle;
+use super::moving::{MoveError, copy_file};
+use crate::disk;
+
+/// The folder within `data`.
+pub(super) const FOLDER: &str = "db";
+/// The database within it.
+pub(super) const FILE: &str = "tiles.db";
+/// SQLite's write-ahead log beside a database.
+pub(super) const WAL: &str = "tiles.db-wal";
+
+impl<State> Bundle<State> {
+    /// The database: `data/db/tiles.db`, or where it was in earlier versions while it is still there.
+    pub fn database(&self) -> PathBuf {
+        let before = self.data().join(FILE);
+        if disk::exists(&before) { before } else { self.data().join(FOLDER).join(FILE) }
+    }
+
+    /// Makes the folder of the database, and moves a database of an earlier version into it. To be called with the
+    /// bundle's lock.
+    ///
+    /// Both files are copied, read back, and only then removed where they were, the database first: while it is there,
+    /// [`Self::database`] is the one that was.
+    ///
+    /// # Errors
+    /// What reading and writing can meet; a database that was there is then used as before.
+    pub fn settle_database(&self) -> Result<(), MoveError> {
+        let (data, folder) = (self.data(), self.data().join(FOLDER));
+        if !disk::is_folder(&folder) {
+            disk::create_folder(&folder)?;
+            disk::sync_folder(&data)?;
+        }
+        if disk::exists(&data.join(FILE)) {
+            for name in [WAL, FILE] {
+                disk::remove(&folder.join(name))?;
+                if disk::exists(&data.join(name)) {
+                    copy_file(&data.join(name), &folder.join(name))?;
+                }
+            }
+            disk::sync_folder(&folder)?;
+            disk::remove(&data.join(FILE))?;
+            disk::sync_folder(&data)?;
+        }
+        // Without its database it says nothing.
+        Ok(disk::remove(&data.join(WAL))?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use crate::bundle::tests::bundle;
+    use crate::bundle::{Bundle, Found};
+    use crate::test_folder::TestFolder;
+
+    #[test]
+    fn a_database_of_an_earlier_version_is_moved_and_used_until_then() {
+        let place = TestFolder::new();
+        bundle(place.path());
+        let bundle = Bundle::<Found>::find(Some(place.path()), place.path()).expect("it is one");
+        let data = bundle.data();
+        assert_eq!(bundle.database(), data.join("db/tiles.db"), "a new one");
+        fs::create_dir_all(data.join("db")).expect("it can be made");
+        fs::write(data.join("tiles.db"), b"said").expect("it can be written");
+        fs::write(data.join("tiles.db-wal"), b"and said").expect("it can be written");
+        // As after a cut on the way.
+        fs::write(data.join("db/tiles.db"), b"sa").expect("it can be written");
+        assert_eq!(bundle.database(), data.join("tiles.db"));
+        bundle.settle_database().expect("the folder can be written");
+        assert_eq!(bundle.database(), data.join("db/tiles.db"));
+        assert_eq!(fs::read(bundle.database()).expect("it is there"), b"said");
+        assert_eq!(fs::read(data.join("db/tiles.db-wal")).expect("it is there"), b"and said");
+        assert!(!data.join("tiles.db-wal").exists() && !data.join("tiles.db").exists());
+        bundle.settle_database().expect("the folder can be written");
+        assert_eq!(fs::read(bundle.database()).expect("it is there"), b"said", "once is enough");
+    }
+
+    /// What the folder of the database can hold, with what other systems add, fits one sector.
+    #[test]
+    fn all_entries_fit_one_sector() {
+        // A file entry, a stream entry, and a name entry for each 15 characters; 32 bytes each.
+        let bytes = |name: &str| 32 * (2 + name.len().div_ceil(15));
+        let names = [super::FILE, super::WAL, "._tiles.db", "tiles.db.recovered.partial"];
+        assert!(names.iter().map(|name| bytes(name)).sum::<usize>() <= 512);
+    }
+}
