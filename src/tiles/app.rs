@@ -69,9 +69,19 @@ pub(crate) struct App {
     last_word: LastWord,
 }
 
+/// Clears the line by which the launcher said that the program is starting.
+fn clear_starting() {
+    use std::io::Write as _;
+    if std::env::var_os("TILES_STARTING").is_some_and(|said| said == "1") {
+        // Who can't be told this can't be told more.
+        let _ = std::io::stderr().write_all(b"\r\x1b[K");
+    }
+}
+
 /// Runs the program.
 pub(crate) fn run() -> ExitCode {
     harden();
+    clear_starting();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {

@@ -267,6 +267,24 @@ fn slow() {
 }
 
 #[test]
+fn a_slow_drive_says_at_once_that_it_starts() {
+    let Some(mut stick) = Stick::new() else { return };
+    stick.replug();
+    stick.tell(&format!("rate {SLOW}"));
+    let mut command = stick.inside(&stick.root().join("tiles"));
+    command.args(["--passphrase-file", &stick.passphrase(), "account"]).env("TERM", "xterm-256color");
+    let began = Instant::now();
+    let mut screen = Screen::start(&command);
+    screen.wait("Starting Tiles...");
+    let said = began.elapsed();
+    assert!(said < SOON, "it took {said:?}");
+    screen.wait("did:key:");
+    assert!(said < began.elapsed() / 2, "it was no slow start: {said:?} of {:?}", began.elapsed());
+    assert!(!screen.text().contains("Starting"), "{}", screen.text());
+    assert_eq!(screen.end(), 0);
+}
+
+#[test]
 fn the_first_run_on_a_slow_drive() {
     let Some(mut stick) = Stick::new() else { return };
     fs::remove_dir_all(stick.outside("Tiles/data")).expect("it is plugged in");

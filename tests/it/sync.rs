@@ -279,6 +279,33 @@ fn who_watches_has_what_is_new_until_ctrl_c() {
 }
 
 #[test]
+fn a_watching_drive_hears_at_once_of_what_is_new_at_another_one() {
+    let Some([here, there]) = Machine::pair(Layout::NoRoute) else { return };
+    let [ada, bob, cid] = ["Ada", "Bob", "Cid"].map(TestBundle::quick);
+    link_quietly(&ada, &bob);
+    link_quietly(&ada, &cid);
+    bob.ok(&["-p", "from Bob"]);
+    cid.ok(&["-p", "from Cid"]);
+    let to_ada = did(&ada).to_string();
+    let mut at_ada = start(&here, &ada, &["sync", "--watch"]);
+    at_ada.wait("Waiting on UDP port");
+    let mut at_bob = start(&there, &bob, &["sync", "--watch"]);
+    at_ada.wait("received 2 messages in 1 session");
+    // From now on they would meet by themselves after 30 seconds.
+    let met = std::time::Instant::now();
+    let command = there.command(&tiles(&cid, &["sync", &to_ada, "--wait", "20"])).output();
+    let output = command.expect("it can be run");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    at_bob.wait("received 2 messages in 1 session");
+    assert!(met.elapsed().as_secs() < 25, "it took {:?}: the timer, not the hint", met.elapsed());
+    for screen in [&mut at_ada, &mut at_bob] {
+        screen.keys("\u{3}");
+        assert_eq!(screen.end(), 0, "{}", screen.text());
+    }
+    assert_eq!(titles(&bob), ["from Bob", "from Cid"]);
+}
+
+#[test]
 fn who_has_no_linked_drive_is_told_what_to_do() {
     let bundle = TestBundle::quick("Tiles");
     refused(&bundle.unlocked(&["sync"]), 1, "no drive is linked");

@@ -217,6 +217,8 @@ fn insert(
     if inserted == 0 {
         return settle(connection, seq, session, place, message).map(|()| Inserted::Settled);
     }
+    let index = "INSERT INTO message_text (rowid, content) VALUES (?1, ?2)";
+    connection.prepare_cached(index)?.execute(params![connection.last_insert_rowid(), message.content])?;
     Ok(Inserted::Added)
 }
 

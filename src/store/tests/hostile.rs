@@ -88,7 +88,7 @@ fn odd_schemas_are_refused_when_opened() {
         "DELETE FROM sqlite_schema WHERE name = 'message_order'; PRAGMA schema_version = 900",
         "UPDATE sqlite_schema SET sql = 'not SQL' WHERE name = 'history'",
         "UPDATE sqlite_schema SET rootpage = 2000000000 WHERE name = 'session'",
-        "UPDATE sqlite_schema SET sql = CAST(x'c328' AS TEXT) WHERE name = 'message_added'",
+        "UPDATE sqlite_schema SET sql = CAST(x'c328' AS TEXT) WHERE name = 'message_removed'",
     ] {
         let error = use_spoilt(sql).expect_err(sql);
         assert!(error.is_integrity(), "{sql}: {error:?}");
