@@ -1,6 +1,6 @@
 """Our engine and llama.cpp in turn on the same model, threads and tokens: medians and ratios (see tools/bench).
 
-    bench.py PROGRAM GGUF BUNDLE [--runs N] [--threads N] [--quick] [--keep]
+    bench.py PROGRAM GGUF BUNDLE [--runs N] [--threads N] [--quick] [--keep] [--mlx]
 
 Each run is a process of its own, so that memory and the time to the first token are measured from outside and alike.
 """
@@ -21,6 +21,7 @@ import time
 
 CONTEXT = 2048
 LONG = 4096
+MLX_WEIGHTS = ("4-bit", "bfloat16")
 FOLDER = os.path.join(".cache", "bench-model")
 SMALLER = os.path.join(".cache", "bench-q4_0.gguf")
 BASELINE = os.path.join("tests", "bench", "baseline.json")
@@ -79,6 +80,42 @@ def llama(gguf, threads, what):
         best()
         prefill = 512 / (time.perf_counter() - began)
         print(json.dumps({"prompt": prefill, "decode": decode(32, 128), "peak_mb": peak_bytes() / 1e6}))
+
+
+def mlx(folder, weights):
+    """One run of mlx-lm in this process, over MLX's CPU kernels, on the same weights: as they are, or as bfloat16.
+
+    Its threads aren't ours to choose. It compiles kernels when they are first needed, so everything is computed once before.
+    """
+    import mlx.core as mx
+    from pathlib import Path
+    from mlx_lm.models.cache import make_prompt_cache
+    from mlx_lm.utils import dequantize_model, load_model
+
+    mx.set_default_device(mx.cpu)
+    model, config = load_model(Path(folder))
+    if weights == "bfloat16":
+        model = dequantize_model(model)
+    # The scales are float16, in which its quantised product takes seconds a token on x86, and far less in float32.
+    model.set_dtype(mx.bfloat16 if weights == "bfloat16" else mx.float32)
+    mx.eval(model.parameters())
+
+    def best(tokens, cache):
+        token = mx.argmax(model(mx.array([tokens]), cache=cache)[0, -1])
+        mx.eval(token)
+        return token.item()
+
+    def timed(before, tokens):
+        cache = make_prompt_cache(model)
+        began = time.perf_counter()
+        token = best(prompt(before, config["vocab_size"]), cache)
+        read = time.perf_counter()
+        for _ in range(tokens):
+            token = best([token], cache)
+        return before / (read - began), tokens / max(time.perf_counter() - read, 1e-9)
+
+    timed(8, 2)
+    print(json.dumps({"prompt": timed(512, 0)[0], "decode": timed(32, 32)[1]}))
 
 
 def forget(path):
@@ -205,6 +242,8 @@ def measure(arguments):
             long = lines([arguments.program, FOLDER, "--decode-at", str(LONG), *threads])[0][0]
             keep("tiles", {"decode_4k": long["tokens_per_second"]})
             keep("llama.cpp", lines([*again, "long"])[0][0])
+        for weights in MLX_WEIGHTS if arguments.mlx else ():
+            keep(f"mlx-lm {weights}", lines([sys.executable, __file__, "mlx", FOLDER, "-", "--what", weights])[0][0])
     return found
 
 
@@ -217,9 +256,11 @@ def rows(found):
     for name, peer in (
         ("decode", "llama.cpp"),
         ("decode", "llama.cpp Q4_0"),
+        *(("decode", f"mlx-lm {weights}") for weights in MLX_WEIGHTS),
         ("decode_4k", "llama.cpp"),
         ("prompt", "llama.cpp"),
         ("prompt", "llama.cpp Q4_0"),
+        *(("prompt", f"mlx-lm {weights}") for weights in MLX_WEIGHTS),
         ("first_token_s", "llama.cpp"),
         ("first_token_s", "llama.cpp without Python"),
         ("first_token_cold_s", "llama.cpp"),
@@ -273,10 +314,13 @@ def main():
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--keep", action="store_true")
+    parser.add_argument("--mlx", action="store_true")
     parser.add_argument("--what", default="speed", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.program == "llama":
         return llama(arguments.gguf, arguments.threads, arguments.what)
+    if arguments.program == "mlx":
+        return mlx(arguments.gguf, arguments.what)
     if not os.path.exists(os.path.join(FOLDER, "config.json")):
         shutil.rmtree(FOLDER, ignore_errors=True)
         subprocess.run([arguments.program, "--convert", arguments.gguf, FOLDER], check=True)
