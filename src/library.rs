@@ -155,7 +155,10 @@ impl Hint for LibraryError {
             Self::Write(error) => return error.hint(),
             Self::Added(AddedError::Disk(error)) => return error.hint(),
             Self::Added(AddedError::NotKept { .. }) => "use another drive: this one doesn't keep what it takes".into(),
-            Self::Added(_) => "restore `models.toml` from a backup, or remove it and import the models again".into(),
+            Self::Added(_) => {
+                "restore `models.toml` or `models.b.toml` from a backup, or remove both and import the models again"
+                    .into()
+            }
             Self::Locked => "unlock the bundle with its passphrase first".into(),
             Self::NotFound { near, .. } if !near.is_empty() => format!("did you mean `{}`?", near.join("` or `")),
             Self::NotFound { .. } => "run `tiles model list` to see what there is".into(),

@@ -7,7 +7,7 @@
 use std::path::PathBuf;
 
 use super::Bundle;
-use super::moving::{MoveError, copy_file};
+use super::moving::{MoveError, copy_file, hash};
 use crate::disk;
 
 /// The folder within `data`.
@@ -18,17 +18,17 @@ pub(super) const FILE: &str = "tiles.db";
 pub(super) const WAL: &str = "tiles.db-wal";
 
 impl<State> Bundle<State> {
-    /// The database: `data/db/tiles.db`, or where it was in earlier versions while it is still there.
+    /// The database: `data/db/tiles.db`, or where it was in earlier versions while it is only there.
     pub fn database(&self) -> PathBuf {
-        let before = self.data().join(FILE);
-        if disk::exists(&before) { before } else { self.data().join(FOLDER).join(FILE) }
+        let (before, now) = (self.data().join(FILE), self.data().join(FOLDER).join(FILE));
+        if disk::exists(&before) && !disk::exists(&now) { before } else { now }
     }
 
     /// Makes the folder of the database, and moves a database of an earlier version into it. To be called with the
     /// bundle's lock.
     ///
-    /// Both files are copied, read back, and only then removed where they were, the database first: while it is there,
-    /// [`Self::database`] is the one that was.
+    /// Both files are copied, the database last; each gets its name when it is complete and was read back. Only then are
+    /// they removed where they were. A database that was put beside the one in use later, and is another, is left alone.
     ///
     /// # Errors
     /// What reading and writing can meet; a database that was there is then used as before.
@@ -38,7 +38,8 @@ impl<State> Bundle<State> {
             disk::create_folder(&folder)?;
             disk::sync_folder(&data)?;
         }
-        if disk::exists(&data.join(FILE)) {
+        let (before, now) = (data.join(FILE), folder.join(FILE));
+        if disk::exists(&before) && !disk::exists(&now) {
             for name in [WAL, FILE] {
                 disk::remove(&folder.join(name))?;
                 if disk::exists(&data.join(name)) {
@@ -46,7 +47,12 @@ impl<State> Bundle<State> {
                 }
             }
             disk::sync_folder(&folder)?;
-            disk::remove(&data.join(FILE))?;
+        }
+        if disk::exists(&before) {
+            if hash(&before)? != hash(&now)? {
+                return Ok(());
+            }
+            disk::remove(&before)?;
             disk::sync_folder(&data)?;
         }
         // Without its database it says nothing.
@@ -73,7 +79,8 @@ mod tests {
         fs::write(data.join("tiles.db"), b"said").expect("it can be written");
         fs::write(data.join("tiles.db-wal"), b"and said").expect("it can be written");
         // As after a cut on the way.
-        fs::write(data.join("db/tiles.db"), b"sa").expect("it can be written");
+        fs::write(data.join("db/tiles.db-wal"), b"an").expect("it can be written");
+        fs::write(data.join("db/tiles.db.partial"), b"sa").expect("it can be written");
         assert_eq!(bundle.database(), data.join("tiles.db"));
         bundle.settle_database().expect("the folder can be written");
         assert_eq!(bundle.database(), data.join("db/tiles.db"));
@@ -82,6 +89,16 @@ mod tests {
         assert!(!data.join("tiles.db-wal").exists() && !data.join("tiles.db").exists());
         bundle.settle_database().expect("the folder can be written");
         assert_eq!(fs::read(bundle.database()).expect("it is there"), b"said", "once is enough");
+        assert!(!data.join("db/tiles.db.partial").exists());
+
+        // As after a cut before the last step; and as where somebody put another one there.
+        for (put, stays) in [(&b"said"[..], false), (b"said long ago", true)] {
+            fs::write(data.join("tiles.db"), put).expect("it can be written");
+            assert_eq!(bundle.database(), data.join("db/tiles.db"));
+            bundle.settle_database().expect("the folder can be written");
+            assert_eq!(fs::read(bundle.database()).expect("it is there"), b"said");
+            assert_eq!(data.join("tiles.db").exists(), stays);
+        }
     }
 
     /// What the folder of the database can hold, with what other systems add, fits one sector.

@@ -153,7 +153,7 @@ pub fn write(path: &Path, key: &[u8; 32], added: &Added) -> Result<(), AddedErro
 /// nothing can be written, it is only told.
 ///
 /// # Errors
-/// As [`read`] and [`write`].
+/// As [`read()`] and [`write()`].
 pub fn mend(path: &Path, key: &[u8; 32], is_writable: bool) -> Result<Option<PathBuf>, AddedError> {
     let copies = copies(path);
     let held = [0, 1].map(|copy| read_copy(&copies[copy], key));

@@ -191,7 +191,8 @@ pub(in crate::bundle) fn copy_file(from: &Path, to: &Path) -> Result<(), MoveErr
     Ok(())
 }
 
-fn hash(path: &Path) -> Result<Sha256Digest, MoveError> {
+/// The digest of a file, whatever its size.
+pub(in crate::bundle) fn hash(path: &Path) -> Result<Sha256Digest, MoveError> {
     let (file, size) = disk::open(path)?;
     let mut hasher = crate::digest::StreamHasher::new();
     let mut piece = vec![0; PIECE_BYTES];
