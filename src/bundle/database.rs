@@ -4,11 +4,11 @@
 //! the time; where such a row crosses the end of a sector, a power cut can leave half of the change, and a file system
 //! check then removes the file. In a folder with only a handful of names all rows lie within the first sector.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use super::Bundle;
 use super::moving::{MoveError, copy_file, hash};
-use crate::disk;
+use super::{Bundle, BundleError};
+use crate::disk::{self, Kind};
 
 /// The folder within `data`.
 pub(super) const FOLDER: &str = "db";
@@ -21,7 +21,7 @@ impl<State> Bundle<State> {
     /// The database: `data/db/tiles.db`, or where it was in earlier versions while it is only there.
     pub fn database(&self) -> PathBuf {
         let (before, now) = (self.data().join(FILE), self.data().join(FOLDER).join(FILE));
-        if disk::exists(&before) && !disk::exists(&now) { before } else { now }
+        if is_file(&before) && !disk::exists(&now) { before } else { now }
     }
 
     /// Makes the folder of the database, and moves a database of an earlier version into it. To be called with the
@@ -34,21 +34,26 @@ impl<State> Bundle<State> {
     /// What reading and writing can meet; a database that was there is then used as before.
     pub fn settle_database(&self) -> Result<(), MoveError> {
         let (data, folder) = (self.data(), self.data().join(FOLDER));
-        if !disk::is_folder(&folder) {
-            disk::create_folder(&folder)?;
-            disk::sync_folder(&data)?;
+        match disk::kind(&folder)? {
+            Some(Kind::Folder) => {}
+            // A link would have the conversations written elsewhere.
+            Some(_) => return Err(BundleError::WrongKind { path: folder }.into()),
+            None => {
+                disk::create_folder(&folder)?;
+                disk::sync_folder(&data)?;
+            }
         }
         let (before, now) = (data.join(FILE), folder.join(FILE));
-        if disk::exists(&before) && !disk::exists(&now) {
+        if is_file(&before) && !disk::exists(&now) {
             for name in [WAL, FILE] {
                 disk::remove(&folder.join(name))?;
-                if disk::exists(&data.join(name)) {
+                if is_file(&data.join(name)) {
                     copy_file(&data.join(name), &folder.join(name))?;
                 }
             }
             disk::sync_folder(&folder)?;
         }
-        if disk::exists(&before) {
+        if is_file(&before) {
             if hash(&before)? != hash(&now)? {
                 return Ok(());
             }
@@ -58,6 +63,11 @@ impl<State> Bundle<State> {
         // Without its database it says nothing.
         Ok(disk::remove(&data.join(WAL))?)
     }
+}
+
+/// Whether a file is there, and not a link to one.
+fn is_file(path: &Path) -> bool {
+    matches!(disk::kind(path), Ok(Some(Kind::File)))
 }
 
 #[cfg(test)]
@@ -99,6 +109,23 @@ mod tests {
             assert_eq!(fs::read(bundle.database()).expect("it is there"), b"said");
             assert_eq!(data.join("tiles.db").exists(), stays);
         }
+    }
+
+    #[test]
+    fn links_are_never_followed_to_what_is_elsewhere() {
+        let (place, elsewhere) = (TestFolder::new(), TestFolder::new());
+        bundle(place.path());
+        let bundle = Bundle::<Found>::find(Some(place.path()), place.path()).expect("it is one");
+        let data = bundle.data();
+        fs::create_dir_all(&data).expect("it can be made");
+        fs::write(elsewhere.path().join("secret"), b"of the host").expect("it can be written");
+        std::os::unix::fs::symlink(elsewhere.path().join("secret"), data.join("tiles.db")).expect("it can be made");
+        assert_eq!(bundle.database(), data.join("db/tiles.db"));
+        bundle.settle_database().expect("the folder can be written");
+        assert!(!bundle.database().exists(), "it was copied");
+        fs::remove_dir(data.join("db")).expect("it is empty");
+        std::os::unix::fs::symlink(elsewhere.path(), data.join("db")).expect("it can be made");
+        assert!(bundle.settle_database().is_err(), "it leads elsewhere");
     }
 
     /// What the folder of the database can hold, with what other systems add, fits one sector.

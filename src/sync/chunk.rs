@@ -1,4 +1,4 @@
-//! Chunks: runs one after the other, compressed, as they go over the wire and into one transaction.
+//! Chunks: runs one after the other, compressed, as they go over the wire. Those that wait go into one transaction.
 
 use std::io::Read as _;
 
