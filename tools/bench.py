@@ -1,6 +1,6 @@
-"""Our engine and llama.cpp in turn on the same model, threads and tokens: medians and ratios (see tools/bench).
+"""Our engine, llama.cpp and others in turn on the same model, threads and tokens: medians and ratios (see tools/bench).
 
-    bench.py PROGRAM GGUF BUNDLE [--runs N] [--threads N] [--quick] [--keep] [--mlx]
+    bench.py PROGRAM GGUF BUNDLE [--runs N] [--threads N] [--quick] [--keep] [--mlx] [--candle PROGRAM]
 
 Each run is a process of its own, so that memory and the time to the first token are measured from outside and alike.
 """
@@ -22,6 +22,7 @@ import time
 CONTEXT = 2048
 LONG = 4096
 MLX_WEIGHTS = ("4-bit", "bfloat16")
+CANDLE_WEIGHTS = ("Q4_1", "Q4_0")
 FOLDER = os.path.join(".cache", "bench-model")
 SMALLER = os.path.join(".cache", "bench-q4_0.gguf")
 BASELINE = os.path.join("tests", "bench", "baseline.json")
@@ -149,10 +150,11 @@ def smaller(gguf):
         os.rename(f"{SMALLER}.new", SMALLER)
 
 
-def lines(command):
+def lines(command, environment=None):
     """Runs a command: its JSON lines as one dictionary for each, and how many seconds it took until it had printed."""
     began = time.perf_counter()
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    environment = {**os.environ, **(environment or {})}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         first = process.stdout.readline()
         took = time.perf_counter() - began
         rest = process.stdout.read()
@@ -251,6 +253,9 @@ def measure(arguments):
             long = lines([arguments.program, FOLDER, "--decode-at", str(LONG), *threads])[0][0]
             keep("tiles", {"decode_4k": long["tokens_per_second"]})
             keep("llama.cpp", lines([*again, "long"])[0][0])
+            for weights, file in zip(CANDLE_WEIGHTS, (arguments.gguf, SMALLER)) if arguments.candle else ():
+                others = lines([arguments.candle, file], {"RAYON_NUM_THREADS": str(arguments.threads)})[0][0]
+                keep(f"candle {weights}", {"prompt": others["prompt"], "decode": others["decode"]})
         for weights in MLX_WEIGHTS if arguments.mlx else ():
             keep(f"mlx-lm {weights}", lines([sys.executable, __file__, "mlx", FOLDER, "-", "--what", weights])[0][0])
     return found
@@ -265,10 +270,12 @@ def rows(found):
     for name, peer in (
         ("decode", "llama.cpp"),
         ("decode", "llama.cpp Q4_0"),
+        *(("decode", f"candle {weights}") for weights in CANDLE_WEIGHTS),
         *(("decode", f"mlx-lm {weights}") for weights in MLX_WEIGHTS),
         ("decode_4k", "llama.cpp"),
         ("prompt", "llama.cpp"),
         ("prompt", "llama.cpp Q4_0"),
+        *(("prompt", f"candle {weights}") for weights in CANDLE_WEIGHTS),
         *(("prompt", f"mlx-lm {weights}") for weights in MLX_WEIGHTS),
         ("first_token_s", "llama.cpp"),
         ("first_token_s", "llama.cpp without Python"),
@@ -324,6 +331,7 @@ def main():
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--keep", action="store_true")
     parser.add_argument("--mlx", action="store_true")
+    parser.add_argument("--candle")
     parser.add_argument("--what", default="speed", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.program == "llama":
