@@ -1,6 +1,7 @@
 //! The SQLCipher database of a bundle: sessions, their messages and the index of their text, settings, prompt history.
 //!
-//! A method that writes has its whole effect on the medium when it returns, or none. On exFAT under power cuts these
+//! A method that writes has its whole effect on the medium when it returns, or none; signatures under the log and when another
+//! device was met may come later. On exFAT under power cuts these
 //! settings lost none of 710 acknowledged messages. The store writes in its own folder only: `tiles.db`, `tiles.db-wal`.
 
 use std::cell::RefCell;
@@ -18,6 +19,7 @@ mod opening;
 mod row;
 mod sessions;
 mod turns;
+mod text_index;
 mod search;
 mod settings;
 mod backup;
@@ -135,6 +137,24 @@ impl Store {
             self.mark_run();
         }
         Ok(value)
+    }
+
+    /// As [`Store::write`], for what a cut may take back without harm, as it can be made again or is of no weight: it doesn't wait
+    /// for the medium, and is on it with the next change that does, or once the store is closed. A run's first change waits, as
+    /// the drive's mark then names it.
+    fn write_unhurried<T>(&self, steps: impl FnOnce(&Connection) -> Result<T, Trouble>) -> Result<T, StoreError> {
+        if self.access == Access::ReadOnly || self.is_first_change() {
+            return self.write(steps);
+        }
+        let sync = |level| -> Result<(), StoreError> {
+            let set = self.connection.pragma_update(None, "synchronous", level);
+            set.map_err(|error| StoreError::from_sqlite(&self.path, error))
+        };
+        // In WAL mode, NORMAL still syncs the log before a checkpoint, so the file stays whole whatever is cut.
+        sync("NORMAL")?;
+        let written = self.write(steps);
+        sync("FULL")?;
+        written
     }
 
     /// Makes text that was just deleted leave the file itself, not only its newest state. Deleted rows are overwritten

@@ -41,6 +41,9 @@ pub trait Watcher: Send + Sync + 'static {
     /// An exchange is over, or was cut; the report says what was exchanged either way.
     fn ended(&self, peer: Did, report: &Report, error: Option<&SyncError>);
 
+    /// So many messages that came aren't searchable yet; that is being done after the last exchange.
+    fn indexing(&self, waiting: u64);
+
     /// Whether the person wants to stop.
     fn is_interrupted(&self) -> bool;
 }

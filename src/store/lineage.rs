@@ -123,6 +123,11 @@ impl Store {
         self.run.borrow().as_ref().is_some_and(|this| this.is_recorded)
     }
 
+    /// Whether the next change is the first of a run that is known.
+    pub(super) fn is_first_change(&self) -> bool {
+        self.run.borrow().as_ref().is_some_and(|this| !this.is_recorded)
+    }
+
     /// The runs that changed the database, the last one last.
     ///
     /// # Errors

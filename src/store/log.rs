@@ -3,9 +3,10 @@
 //! Every change of sessions and messages is an operation, stored in the same transaction in which it acts on the tables; see
 //! [`apply`]. The own log needs no key while it grows: it is chained and signed when something is shared.
 
-use rusqlite::{Connection, Row, params};
+use rusqlite::{CachedStatement, Connection, Row, params};
 
 use super::error::{StoreError, Trouble};
+use super::text_index::Indexing;
 use super::{random_id, row};
 use crate::did::Did;
 use crate::digest::Sha256Digest;
@@ -115,18 +116,19 @@ fn last_hlc(connection: &Connection) -> Result<Option<Hlc>, Trouble> {
 /// Appends what this device does to its log, and does it to the tables.
 pub(super) fn record(connection: &Connection, bodies: &[Body], now: Timestamp) -> Result<(), Trouble> {
     append(connection, bodies, now)?;
-    apply::apply(connection, bodies)
+    apply::apply(connection, bodies, Indexing::Now)
 }
 
 fn append(connection: &Connection, bodies: &[Body], now: Timestamp) -> Result<(), Trouble> {
     let log = own_log(connection)?;
     let mut last = last_hlc(connection)?;
     let mut next = log.next;
+    let mut ops = InsertOp::new(connection)?;
     for body in bodies {
         let hlc = Hlc::next(now, last).ok_or(Trouble::Row("the last operation's time leaves none after it"))?;
         let (salt, bytes) = (random_id()?, body.to_bytes());
         let head = OpHead { hlc, kind: body.kind(), digest: body_digest(&salt, &bytes) };
-        insert_op(connection, log.seq, next, &head, Some(body), Some((&salt, &bytes)))?;
+        ops.insert(log.seq, next, &head, Some(body), Some((&salt, &bytes)))?;
         last = Some(hlc);
         next += 1;
     }
@@ -140,32 +142,41 @@ fn append(connection: &Connection, bodies: &[Body], now: Timestamp) -> Result<()
     Ok(())
 }
 
-fn insert_op(
-    connection: &Connection,
-    log: i64,
-    number: u64,
-    head: &OpHead,
-    said: Option<&Body>,
-    body: Option<(&[u8; 16], &[u8])>,
-) -> Result<(), Trouble> {
-    let message = match said {
-        Some(Body::Message { message, .. }) => Some(message.id.0),
-        _ => None,
-    };
-    let sql = "INSERT INTO op (log, number, hlc, kind, digest, session, message, salt, body)
-        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
-    connection.prepare_cached(sql)?.execute(params![
-        log,
-        number as i64,
-        head.hlc.to_bits() as i64,
-        head.kind,
-        head.digest.0,
-        said.and_then(Body::session).map(|session| session.0),
-        message,
-        body.map(|(salt, _)| salt),
-        body.map(|(_, bytes)| bytes),
-    ])?;
-    Ok(())
+/// What adds an operation to a log.
+struct InsertOp<'a>(CachedStatement<'a>);
+
+impl<'a> InsertOp<'a> {
+    fn new(connection: &'a Connection) -> Result<Self, Trouble> {
+        let sql = "INSERT INTO op (log, number, hlc, kind, digest, session, message, salt, body)
+            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
+        Ok(Self(connection.prepare_cached(sql)?))
+    }
+
+    fn insert(
+        &mut self,
+        log: i64,
+        number: u64,
+        head: &OpHead,
+        said: Option<&Body>,
+        body: Option<(&[u8; 16], &[u8])>,
+    ) -> Result<(), Trouble> {
+        let message = match said {
+            Some(Body::Message { message, .. }) => Some(message.id.0),
+            _ => None,
+        };
+        self.0.execute(params![
+            log,
+            number as i64,
+            head.hlc.to_bits() as i64,
+            head.kind,
+            head.digest.0,
+            said.and_then(Body::session).map(|session| session.0),
+            message,
+            body.map(|(salt, _)| salt),
+            body.map(|(_, bytes)| bytes),
+        ])?;
+        Ok(())
+    }
 }
 
 /// Makes the beginning of the own log of what a database from before had. The tables stay as they are.

@@ -134,7 +134,7 @@ impl Store {
     }
 
     fn note(&self, did: Did, sql: &str, now: Timestamp) -> Result<(), StoreError> {
-        self.write(|connection| {
+        self.write_unhurried(|connection| {
             connection.prepare_cached(sql)?.execute(params![did.public_key(), now.as_ms()])?;
             Ok(())
         })

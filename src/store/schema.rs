@@ -120,6 +120,34 @@ const MIGRATIONS: &[&str] = &[
     // and with each savepoint FTS5 writes out all it has gathered. The index merges its parts when there are 16, not 4.
     "DROP TRIGGER message_added;
     INSERT INTO message_text (message_text, rank) VALUES ('automerge', 16);",
+    // 6: what other devices said comes into the text index later: `unindexed` names the messages that aren't in it yet. `message`
+    // is as before, but for its checks: SQLite makes a table in memory of each `IN` with three values, for each row again, and
+    // that took a fifth of the time in which messages of other devices are stored.
+    "CREATE TABLE unindexed (message INTEGER PRIMARY KEY) STRICT;
+    CREATE TABLE message_checked (
+        seq INTEGER PRIMARY KEY,
+        id BLOB NOT NULL UNIQUE CHECK (length(id) = 16),
+        session INTEGER NOT NULL REFERENCES session (seq) ON DELETE CASCADE,
+        hlc INTEGER NOT NULL CHECK (hlc >= 0),
+        role TEXT NOT NULL CHECK (role = 'system' OR role = 'user' OR role = 'assistant'),
+        content TEXT NOT NULL,
+        reasoning TEXT,
+        created_at INTEGER NOT NULL,
+        finish_reason TEXT CHECK (finish_reason = 'stop' OR finish_reason = 'length' OR finish_reason = 'cancelled'),
+        model TEXT,
+        input_tokens INTEGER CHECK (input_tokens >= 0),
+        output_tokens INTEGER CHECK (output_tokens >= 0)
+    ) STRICT;
+    INSERT INTO message_checked SELECT * FROM message;
+    DROP TABLE message;
+    ALTER TABLE message_checked RENAME TO message;
+    CREATE UNIQUE INDEX message_order ON message (session, hlc, id);
+    CREATE TRIGGER message_removed AFTER DELETE ON message BEGIN
+        INSERT INTO message_text (message_text, rowid, content) SELECT 'delete', old.seq, old.content
+            WHERE NOT EXISTS (SELECT 1 FROM unindexed WHERE message = old.seq);
+        DELETE FROM unindexed WHERE message = old.seq;
+    END;
+    INSERT INTO message_text (message_text, rank) VALUES ('hashsize', 8388608);",
 ];
 
 /// The first schema with an operation log: what is in a database from before becomes the beginning of it.

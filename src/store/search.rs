@@ -3,6 +3,7 @@
 //! Words are found through the full-text index (without regard to case and accents, the last word as a beginning).
 //! What that index can't find, symbols and scripts without spaces between words, is searched for in the texts.
 
+use std::cmp::Reverse;
 use std::ops::Range;
 
 use rusqlite::types::Value;
@@ -58,16 +59,23 @@ impl Store {
         if query.indexed.is_none() && query.literal.is_empty() {
             return Ok(Vec::new());
         }
+        // What is looked for in the texts alone needs no index.
+        let indexes = if query.indexed.is_some() { self.text_indexes()? } else { &[""] };
         self.read(|connection| {
-            let mut parameters: Vec<Value> = vec![Value::Integer(limit.min(HITS_MAX) as i64)];
-            let sql = query.sql(&mut parameters);
-            let mut statement = connection.prepare_cached(&sql)?;
-            let mut rows = statement.query(params_from_iter(parameters))?;
+            let limit = limit.min(HITS_MAX);
             let mut hits = Vec::new();
-            while let Some(found) = rows.next()? {
-                hits.push(query.hit(found)?);
+            for index in indexes {
+                let mut parameters: Vec<Value> = vec![Value::Integer(limit as i64)];
+                let sql = query.sql(index, &mut parameters);
+                let mut statement = connection.prepare_cached(&sql)?;
+                let mut rows = statement.query(params_from_iter(parameters))?;
+                while let Some(found) = rows.next()? {
+                    hits.push((row::number(found, 6)?, query.hit(found)?));
+                }
             }
-            Ok(hits)
+            hits.sort_by_key(|(seq, _)| Reverse(*seq));
+            hits.truncate(limit);
+            Ok(hits.into_iter().map(|(_, hit)| hit).collect())
         })
     }
 }
@@ -98,8 +106,8 @@ impl Query {
         Ok(Self { indexed, literal: literal.into_iter().map(Into::into).collect() })
     }
 
-    /// The statement; its parameters are appended to those that are there.
-    fn sql(&self, parameters: &mut Vec<Value>) -> String {
+    /// The statement over one index; its parameters are appended to those that are there.
+    fn sql(&self, index: &str, parameters: &mut Vec<Value>) -> String {
         let mut parameter = |value: Value| {
             parameters.push(value);
             format!("?{}", parameters.len())
@@ -107,19 +115,19 @@ impl Query {
         let mut conditions = vec!["m.role <> 'system'".to_owned()];
         let (shown, from, order) = match &self.indexed {
             Some(phrases) => {
-                conditions.push(format!("message_text MATCH {}", parameter(phrases.clone().into())));
+                conditions.push(format!("{index} MATCH {}", parameter(phrases.clone().into())));
                 let start = parameter(MARK_START.to_string().into());
                 let end = parameter(MARK_END.to_string().into());
-                let shown = format!("snippet(message_text, 0, {start}, {end}, '…', {SNIPPET_WORDS})");
-                (shown, "message_text JOIN message AS m ON m.seq = message_text.rowid", "message_text.rowid")
+                let shown = format!("snippet({index}, 0, {start}, {end}, '…', {SNIPPET_WORDS})");
+                (shown, format!("{index} JOIN message AS m ON m.seq = {index}.rowid"), format!("{index}.rowid"))
             }
-            None => ("m.content".to_owned(), "message AS m", "m.seq"),
+            None => ("m.content".into(), "message AS m".into(), "m.seq".into()),
         };
         for word in &self.literal {
             conditions.push(format!("instr(m.content, {}) > 0", parameter(word.clone().into())));
         }
         format!(
-            "SELECT s.id, s.title, m.id, m.role, m.created_at, {shown}
+            "SELECT s.id, s.title, m.id, m.role, m.created_at, {shown}, m.seq
              FROM {from} JOIN session AS s ON s.seq = m.session
              WHERE {} ORDER BY {order} DESC LIMIT ?1",
             conditions.join(" AND ")

@@ -22,10 +22,11 @@ use super::frame::{self, FRAME_TIMEOUT, Frame, SYNC_VERSION, Wants};
 use super::report::{Progress, Report};
 use super::store_handle::StoreHandle;
 use crate::did::Did;
+use crate::identity::Identity;
 use crate::message::SessionId;
 use crate::oplog::{Body, CheckedRun, RunError, Vector};
 use crate::peer::{Gate, LinkedDrives, keep_mesh_keys, mesh, mesh_keys};
-use crate::store::{Import, Lacking, Refusal, StoreError};
+use crate::store::{Import, Lacking, Refusal, Store, StoreError};
 use crate::time::Clock;
 
 /// How many bytes of chunks go in a round before it ends.
@@ -94,16 +95,19 @@ async fn rounds(
     }
 }
 
-/// Says hello, and takes over the keys by which the other side's drives find each other.
+/// Says hello and, without waiting for the answer, how much there is here for the first round; takes over the keys by which the
+/// other side's drives find each other.
 async fn greet(
     side: &Side,
     reader: &mut (impl AsyncRead + Unpin),
     writer: &mut (impl AsyncWrite + Unpin),
     report: &mut Report,
 ) -> Result<(), SyncError> {
-    let mut mesh_keys = side.store.call(|store, _| mesh_keys(store)).await??;
+    let here = side.store.call(|store, identity| Ok::<_, SyncError>((mesh_keys(store)?, sealed(store, identity)?)));
+    let (mut mesh_keys, vector) = here.await??;
     let hello = Frame::Hello { version: SYNC_VERSION, mesh_keys: mesh_keys.clone() };
     report.sent.bytes += frame::write(writer, hello).await?;
+    report.sent.bytes += frame::write(writer, Frame::Vector(vector)).await?;
     let (hello, length) = frame::read(reader).await?;
     report.received.bytes += length;
     let Frame::Hello { version, mesh_keys: theirs } = hello else { return Err(unexpected()) };
@@ -116,6 +120,12 @@ async fn greet(
         side.store.call(move |store, _| keep_mesh_keys(store, &mesh_keys)).await??;
     }
     Ok(())
+}
+
+/// How much there is here that can be shared.
+fn sealed(store: &Store, identity: &Identity) -> Result<Vector, StoreError> {
+    store.seal_log(identity)?;
+    store.vector()
 }
 
 const fn unexpected() -> SyncError {
@@ -187,11 +197,11 @@ impl Round<'_> {
         reader: &mut (impl AsyncRead + Unpin),
         writer: &mut (impl AsyncWrite + Unpin),
     ) -> Result<Vec<Lacking>, SyncError> {
-        let sealed = self.side.store.call(|store, identity| {
-            store.seal_log(identity)?;
-            store.vector()
-        });
-        self.write(writer, Frame::Vector(sealed.await??)).await?;
+        if self.report.rounds > 1 {
+            // In the first round that was said with hello.
+            let vector = self.side.store.call(sealed).await??;
+            self.write(writer, Frame::Vector(vector)).await?;
+        }
         let Frame::Vector(theirs) = self.read(reader).await? else { return Err(unexpected()) };
         let (wants, theirs) = self.wants(theirs).await?;
         self.write(writer, Frame::Wants(wants)).await?;
@@ -270,7 +280,7 @@ struct Gathered {
     rest: Vec<Lacking>,
 }
 
-fn gather(store: &crate::store::Store, mut rest: Vec<Lacking>) -> Result<Gathered, StoreError> {
+fn gather(store: &Store, mut rest: Vec<Lacking>) -> Result<Gathered, StoreError> {
     let (mut runs, mut ops, mut messages) = (Vec::new(), 0, 0);
     while let Some(part) = rest.last_mut() {
         let run = store.run_after(part.log, part.first)?;

@@ -104,7 +104,7 @@ pub fn sync_drives(
     let endpoint = runtime.block_on(Endpoint::of(identity, protocols, plan.network.clone(), gate.clone()))?;
     let keys = mesh_keys(store)?;
     let (handle, jobs) = store_handle();
-    let side = Side { me, store: handle, gate, clock, watcher, round_bytes: ROUND_BYTES };
+    let side = Side { me, store: handle, gate, clock, watcher: Arc::clone(&watcher), round_bytes: ROUND_BYTES };
     let running = runtime.spawn(async move {
         let mut run = Run::new(side, plan, keys, &planned);
         if run.plan.watch {
@@ -119,7 +119,22 @@ pub fn sync_drives(
     jobs.serve(store, identity);
     let outcome = runtime.block_on(running);
     runtime.shutdown_background();
+    make_searchable(store, &*watcher);
     outcome.map_err(|error| SyncError::Lost(error.to_string()))?
+}
+
+/// Puts what came into the text index, unless somebody is in a hurry or it fails: whoever searches first waits for it then, or
+/// hears why it can't be done. What was exchanged is safe either way.
+fn make_searchable(store: &Store, watcher: &dyn Watcher) {
+    while let Ok(waiting) = store.unindexed() {
+        if waiting == 0 || watcher.is_interrupted() {
+            return;
+        }
+        watcher.indexing(waiting);
+        if store.index_some().is_err() {
+            return;
+        }
+    }
 }
 
 /// The exchanges that are under way, by whom they are with.

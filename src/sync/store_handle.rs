@@ -1,12 +1,16 @@
 //! The store from async code: it belongs to one thread, which does one job after the other for all exchanges.
 
-use std::sync::mpsc;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
 use super::error::SyncError;
 use crate::identity::Identity;
 use crate::store::Store;
+
+/// For how long there is nothing to do before something is done that can wait: longer than an exchange waits for the other side.
+const IDLE: Duration = Duration::from_millis(50);
 
 type Job = Box<dyn FnOnce(&Store, &Identity) + Send>;
 
@@ -41,15 +45,28 @@ impl Jobs {
     /// Does the jobs that are there, and waits a moment for one: for tests, in which one thread has several stores.
     #[cfg(test)]
     pub(super) fn serve_waiting(&self, store: &Store, identity: &Identity) {
-        while let Ok(job) = self.0.recv_timeout(std::time::Duration::from_micros(50)) {
+        while let Ok(job) = self.0.recv_timeout(Duration::from_micros(50)) {
             job(store, identity);
         }
     }
 
-    /// Does all jobs until nobody can give one any more.
+    /// Does all jobs until nobody can give one any more. Where there is none for a while, what came is made searchable.
     pub(super) fn serve(&self, store: &Store, identity: &Identity) {
-        while let Ok(job) = self.0.recv() {
-            job(store, identity);
+        let mut waits = false;
+        loop {
+            let job = match waits {
+                true => self.0.recv_timeout(IDLE),
+                false => self.0.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            };
+            match job {
+                Ok(job) => {
+                    job(store, identity);
+                    waits = true;
+                }
+                // Whoever searches tries it again, and hears of what is wrong.
+                Err(RecvTimeoutError::Timeout) => waits = store.index_some().unwrap_or(false),
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
         }
     }
 }

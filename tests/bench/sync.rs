@@ -10,7 +10,7 @@ use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -132,7 +132,11 @@ fn fill(store: &Store, messages: usize) -> Fallible<()> {
 }
 
 /// Hears of one exchange, prints the port, and what it came to.
-struct Prints;
+#[derive(Default)]
+struct Prints {
+    /// When the exchange was over and what came began to be made searchable.
+    indexing_since: OnceLock<Instant>,
+}
 
 impl Watcher for Prints {
     fn waiting(&self, port: Option<u16>, _: usize) {
@@ -140,6 +144,9 @@ impl Watcher for Prints {
     }
     fn met(&self, _: Did) {}
     fn progress(&self, _: &Progress) {}
+    fn indexing(&self, _: u64) {
+        self.indexing_since.get_or_init(Instant::now);
+    }
     fn ended(&self, _: Did, _: &Report, _: Option<&SyncError>) {}
     fn is_interrupted(&self) -> bool {
         false
@@ -152,7 +159,9 @@ fn one_side(folder: &Path, port: Option<&str>) -> Fallible<()> {
     let at = port.map(|port| format!("127.0.0.1:{port}").parse()).transpose()?;
     let network = Network { loopback_only: true, ..Network::default() };
     let plan = Plan { only: None, at, watch: false, patience: Duration::from_secs(60), network };
-    let outcomes = sync_drives(&store, &identity, plan, Arc::new(FixedClock(NOW)), Arc::new(Prints))?;
+    let prints = Arc::new(Prints::default());
+    let outcomes = sync_drives(&store, &identity, plan, Arc::new(FixedClock(NOW)), Arc::clone(&prints) as _)?;
+    let indexing = prints.indexing_since.get().map_or(Duration::ZERO, Instant::elapsed);
     let Outcome { report, error, .. } = outcomes.into_iter().next().ok_or("nobody was linked")?;
     if let Some(error) = error {
         return Err(error.into());
@@ -160,7 +169,7 @@ fn one_side(folder: &Path, port: Option<&str>) -> Fallible<()> {
     println!(
         "{}",
         json!({
-            "ms": report.took.as_secs_f64() * 1e3, "received_ops": report.received.ops, "sent_ops": report.sent.ops,
+            "ms": report.took.as_secs_f64() * 1e3, "indexing_ms": indexing.as_secs_f64() * 1e3, "received_ops": report.received.ops, "sent_ops": report.sent.ops,
             "received_bytes": report.received.bytes, "sent_bytes": report.sent.bytes, "peak_mb": peak_mb(),
         })
     );
@@ -223,6 +232,7 @@ fn measure(folder: &Path, messages: usize, runs: usize) -> Fallible<()> {
         "{}",
         json!({
             "case": "all", "messages": messages, "goal_s": 3.0 * messages as f64 / 1e5, "s": seconds,
+            "then_indexed_s": number(&got, "indexing_ms") / 1e3,
             "ops_per_s": number(&got, "received_ops") / seconds, "peak_mb": got["peak_mb"], "goal_peak_mb": 150,
             "wire_mb": number(&got, "received_bytes") / 1e6, "wire_mb_per_s": number(&got, "received_bytes") / 1e6 / seconds,
             "text_mb_per_s": (messages * MESSAGE_BYTES) as f64 / 1e6 / seconds,

@@ -8,9 +8,10 @@
 
 use std::collections::BTreeMap;
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
 
 use super::super::error::Trouble;
+use super::super::text_index::{Adding, Indexing};
 use super::super::{peers, row, turns};
 use crate::message::{MessageId, SessionId};
 use crate::oplog::Body;
@@ -27,8 +28,12 @@ struct Change<'a> {
     is_described: bool,
 }
 
-/// Brings operations, which are stored already, into the tables.
-pub(in crate::store) fn apply(connection: &Connection, bodies: &[Body]) -> Result<(), Trouble> {
+/// Brings operations, which are stored already, into the tables; what was said comes into the text index now or later.
+pub(in crate::store) fn apply<'a>(
+    connection: &Connection,
+    bodies: impl IntoIterator<Item = &'a Body>,
+    when: Indexing,
+) -> Result<(), Trouble> {
     let mut changes: BTreeMap<SessionId, Change<'_>> = BTreeMap::new();
     let mut is_about_members = false;
     for body in bodies {
@@ -43,12 +48,12 @@ pub(in crate::store) fn apply(connection: &Connection, bodies: &[Body]) -> Resul
         }
     }
     for (session, change) in changes {
-        apply_to(connection, session, change)?;
+        apply_to(connection, session, change, when)?;
     }
     if is_about_members { peers::project(connection) } else { Ok(()) }
 }
 
-fn apply_to(connection: &Connection, session: SessionId, change: Change<'_>) -> Result<(), Trouble> {
+fn apply_to(connection: &Connection, session: SessionId, change: Change<'_>, when: Indexing) -> Result<(), Trouble> {
     if is_gone(connection, session.0)? {
         connection.prepare_cached("DELETE FROM session WHERE id = ?1")?.execute([session.0])?;
         let forget = "UPDATE op SET salt = NULL, body = NULL WHERE session = ?1 AND kind <= 2 AND body IS NOT NULL";
@@ -68,22 +73,25 @@ fn apply_to(connection: &Connection, session: SessionId, change: Change<'_>) -> 
             None => return forget_gone(connection, session, &change),
         },
     };
+    let mut filling = Filling::new(connection, seq, session, when)?;
     if is_new {
         // What waited comes with what is new.
         for (place, message) in waiting(connection, session)? {
-            insert(connection, seq, session, place, &message)?;
+            filling.insert(place, &message)?;
         }
     }
     // Only adding is told by what is added: else all messages of a session would be looked at for each.
     let mut is_only_added = !is_new && !change.is_described && change.removed.is_empty();
     let mut latest = i64::MIN;
     for (place, message) in change.said {
-        match insert(connection, seq, session, place, message)? {
+        match filling.insert(place, message)? {
             Inserted::Added => latest = latest.max(message.created_at.as_ms()),
             Inserted::Gone => {}
             Inserted::Settled => is_only_added = false,
         }
     }
+    filling.adding.settle(connection)?;
+    drop(filling);
     if is_only_added {
         let sql = "UPDATE session SET updated_at = max(updated_at, ?2) WHERE seq = ?1";
         connection.prepare_cached(sql)?.execute(params![seq, latest])?;
@@ -185,76 +193,83 @@ enum Inserted {
     Settled,
 }
 
-/// Puts a message into its session, unless it is gone, or another of its name counts.
-fn insert(
-    connection: &Connection,
+/// A session in the table, into which messages are put.
+struct Filling<'a> {
+    connection: &'a Connection,
     seq: i64,
     session: SessionId,
-    place: u64,
-    message: &StoredMessage,
-) -> Result<Inserted, Trouble> {
-    if is_gone(connection, message.id.0)? {
-        return forget_message(connection, session, message.id).map(|()| Inserted::Gone);
-    }
-    let count_of = |tokens: Option<u64>| tokens.map(|tokens| i64::try_from(tokens).unwrap_or(i64::MAX));
-    let sql = format!(
-        "INSERT INTO message (session, hlc, {}) VALUES (?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT (id) DO NOTHING",
-        turns::COLUMNS
-    );
-    let inserted = connection.prepare_cached(&sql)?.execute(params![
-        seq,
-        place as i64,
-        message.id.0,
-        message.role.as_str(),
-        message.content,
-        message.reasoning,
-        message.created_at.as_ms(),
-        message.finish_reason.map(FinishReason::as_str),
-        message.model,
-        count_of(message.usage.map(|usage| usage.input_tokens)),
-        count_of(message.usage.map(|usage| usage.output_tokens)),
-    ])?;
-    if inserted == 0 {
-        return settle(connection, seq, session, place, message).map(|()| Inserted::Settled);
-    }
-    let index = "INSERT INTO message_text (rowid, content) VALUES (?1, ?2)";
-    connection.prepare_cached(index)?.execute(params![connection.last_insert_rowid(), message.content])?;
-    Ok(Inserted::Added)
+    when: Indexing,
+    adding: Adding,
+    /// Held for all messages: to look it up takes as long as some of what it does.
+    insert: CachedStatement<'a>,
 }
 
-/// Decides between two messages of one name: the one whose body is smaller stays.
-fn settle(
-    connection: &Connection,
-    seq: i64,
-    session: SessionId,
-    place: u64,
-    message: &StoredMessage,
-) -> Result<(), Trouble> {
-    let sql = format!(
-        "SELECT {}, hlc, session, (SELECT id FROM session WHERE session.seq = message.session)
-        FROM message WHERE id = ?1",
-        turns::COLUMNS
-    );
-    let (there, there_seq) = {
-        let mut statement = connection.prepare_cached(&sql)?;
-        let mut rows = statement.query([message.id.0])?;
-        let found = rows.next()?.ok_or(Trouble::Row("a message isn't there"))?;
-        let there_place = row::optional_count(found, 9)?.unwrap_or(0);
-        let there_session = SessionId(row::id(found, 11)?);
-        let body = Body::Message { session: there_session, place: there_place, message: turns::stored_message(found)? };
-        (body, row::number(found, 10)?)
-    };
-    let new = Body::Message { session, place, message: message.clone() };
-    if there.to_bytes() <= new.to_bytes() {
-        return Ok(());
+impl<'a> Filling<'a> {
+    fn new(connection: &'a Connection, seq: i64, session: SessionId, when: Indexing) -> Result<Self, Trouble> {
+        let insert = connection.prepare_cached(&format!(
+            "INSERT INTO message (session, hlc, {}) SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11
+            WHERE NOT EXISTS (SELECT 1 FROM gone WHERE id = ?3) ON CONFLICT (id) DO NOTHING",
+            turns::COLUMNS
+        ))?;
+        Ok(Self { connection, seq, session, when, adding: Adding::new(when), insert })
     }
-    connection.prepare_cached("DELETE FROM message WHERE id = ?1")?.execute([message.id.0])?;
-    insert(connection, seq, session, place, message)?;
-    if let (Some(other), true) = (there.session(), there_seq != seq) {
-        // It had been in another session, which may be empty now.
-        return apply_to(connection, other, Change::default());
+
+    /// Puts a message into its session, unless it is gone, or another of its name counts.
+    fn insert(&mut self, place: u64, message: &StoredMessage) -> Result<Inserted, Trouble> {
+        let count_of = |tokens: Option<u64>| tokens.map(|tokens| i64::try_from(tokens).unwrap_or(i64::MAX));
+        let inserted = self.insert.execute(params![
+            self.seq,
+            place as i64,
+            message.id.0,
+            message.role.as_str(),
+            message.content,
+            message.reasoning,
+            message.created_at.as_ms(),
+            message.finish_reason.map(FinishReason::as_str),
+            message.model,
+            count_of(message.usage.map(|usage| usage.input_tokens)),
+            count_of(message.usage.map(|usage| usage.output_tokens)),
+        ])?;
+        if inserted > 0 {
+            self.adding.add(self.connection, self.connection.last_insert_rowid(), &message.content)?;
+            return Ok(Inserted::Added);
+        }
+        if is_gone(self.connection, message.id.0)? {
+            return forget_message(self.connection, self.session, message.id).map(|()| Inserted::Gone);
+        }
+        self.settle(place, message).map(|()| Inserted::Settled)
     }
-    Ok(())
+
+    /// Decides between two messages of one name: the one whose body is smaller stays.
+    fn settle(&mut self, place: u64, message: &StoredMessage) -> Result<(), Trouble> {
+        let (connection, session) = (self.connection, self.session);
+        let sql = format!(
+            "SELECT {}, hlc, session, (SELECT id FROM session WHERE session.seq = message.session)
+            FROM message WHERE id = ?1",
+            turns::COLUMNS
+        );
+        let (there, there_seq) = {
+            let mut statement = connection.prepare_cached(&sql)?;
+            let mut rows = statement.query([message.id.0])?;
+            let found = rows.next()?.ok_or(Trouble::Row("a message isn't there"))?;
+            let there_place = row::optional_count(found, 9)?.unwrap_or(0);
+            let there_session = SessionId(row::id(found, 11)?);
+            let message = turns::stored_message(found)?;
+            (Body::Message { session: there_session, place: there_place, message }, row::number(found, 10)?)
+        };
+        let new = Body::Message { session, place, message: message.clone() };
+        if there.to_bytes() <= new.to_bytes() {
+            return Ok(());
+        }
+        self.adding.settle(connection)?;
+        connection.prepare_cached("DELETE FROM message WHERE id = ?1")?.execute([message.id.0])?;
+        self.insert(place, message)?;
+        if let (Some(other), true) = (there.session(), there_seq != self.seq) {
+            // It had been in another session, which may be empty now.
+            return apply_to(connection, other, Change::default(), self.when);
+        }
+        Ok(())
+    }
 }
 
 /// The messages of a session in the table, as operations.

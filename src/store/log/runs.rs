@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, Row, params};
 
-use super::{LogRow, all_logs, apply, count, find_log, insert_op, own_log};
+use super::{InsertOp, LogRow, all_logs, apply, count, find_log, own_log};
 use crate::did::Did;
 use crate::digest::Sha256Digest;
 use crate::hint::Hint;
@@ -15,6 +15,7 @@ use crate::oplog::{
     Body, CheckedRun, Head, Hlc, LogId, OpHead, Run, RunError, RunOp, Vector, chain, chain_start, signed_text,
 };
 use crate::store::error::Trouble;
+use crate::store::text_index::Indexing;
 use crate::store::{Store, StoreError, peers, random_id, row, sessions};
 use crate::time::Timestamp;
 
@@ -182,7 +183,8 @@ impl Store {
         if is_sealed {
             return Ok(());
         }
-        self.write(|connection| {
+        // Chain and signatures come out the same when they are made again.
+        self.write_unhurried(|connection| {
             let own = own_as(connection, device)?;
             seal(connection, &own, identity)
         })
@@ -421,17 +423,19 @@ fn import(
     let new = run.ops.iter().zip(bodies).zip(run.first..).skip(known);
     let mut taken = Import { has_new_epoch, ..Import::default() };
     let mut said = Vec::new();
+    let mut ops = InsertOp::new(connection)?;
     for ((op, body), number) in new {
         let kept = op.body.as_ref().map(|(salt, bytes)| (salt, bytes.as_slice()));
-        insert_op(connection, row.seq, number, &op.head, body.as_ref(), kept)?;
+        ops.insert(row.seq, number, &op.head, body.as_ref(), kept)?;
         taken.ops += 1;
         taken.messages += usize::from(matches!(body, Some(Body::Message { .. })));
         taken.has_devices |= matches!(body, Some(Body::Link { .. } | Body::Unlink { .. }));
-        said.extend(body.clone());
+        said.extend(body.as_ref());
     }
+    drop(ops);
     if taken.ops > 0 {
         note_end(connection, &row, run)?;
-        apply::apply(connection, &said)?;
+        apply::apply(connection, said, Indexing::Later)?;
     }
     Ok(Ok(taken))
 }

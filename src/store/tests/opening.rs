@@ -234,6 +234,11 @@ fn every_earlier_schema_is_brought_up_to_date() {
                 )
                 .expect("it is SQL");
         }
+        if found >= 5 {
+            // Until then a trigger did it.
+            let index = "INSERT INTO message_text (rowid, content) SELECT seq, content FROM message";
+            connection.execute_batch(index).expect("it is SQL");
+        }
         drop(connection);
         let read_only = Store::open(&path, &key(), Access::ReadOnly).expect_err("it is older");
         assert!(matches!(read_only, StoreError::Outdated { .. }), "{read_only}");
@@ -265,7 +270,10 @@ fn a_newer_schema_is_left_alone() {
     let before = fs::read(database(&folder)).expect("it is there");
     for access in [Access::ReadWrite, Access::ReadOnly] {
         let error = Store::open(&database(&folder), &key(), access).expect_err("it is newer");
-        assert!(matches!(error, StoreError::Newer { found: 6, known: 5, .. }), "{error}");
+        assert!(
+            matches!(error, StoreError::Newer { found, known: schema::VERSION, .. } if found == schema::VERSION + 1),
+            "{error}"
+        );
         assert!(!error.is_integrity());
     }
     assert_eq!(fs::read(database(&folder)).expect("it is there"), before);

@@ -28,6 +28,7 @@ impl Watcher for Nobody {
     fn waiting(&self, _: Option<u16>, _: usize) {}
     fn met(&self, _: Did) {}
     fn progress(&self, _: &Progress) {}
+    fn indexing(&self, _: u64) {}
     fn ended(&self, _: Did, _: &Report, _: Option<&SyncError>) {}
     fn is_interrupted(&self) -> bool {
         false

@@ -223,6 +223,10 @@ impl Watcher for Screen {
         self.turn(format!("{name}: received {received} of {to_receive} operations, sent {sent} of {to_send}{left}"));
     }
 
+    fn indexing(&self, waiting: u64) {
+        self.turn(format!("Making {} searchable", counted(waiting, "message")));
+    }
+
     fn ended(&self, peer: Did, report: &Report, error: Option<&SyncError>) {
         let name = self.name(&peer);
         if error.is_none() {
