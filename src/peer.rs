@@ -15,6 +15,7 @@ mod linked;
 pub mod link;
 pub mod mesh;
 mod pairing;
+mod relay;
 mod ticket;
 
 pub use code::{CODE_SYMBOLS, CODE_TEXT_BYTES_MAX, LinkCode, NAMEPLATE_SYMBOLS};
@@ -22,6 +23,7 @@ pub use endpoint::{CONNECT_TIMEOUT, Endpoint, FORBIDDEN, Gate, LINK_ALPN, Networ
 pub use error::{PeerError, Refusal};
 pub use linked::{LINKED_MAX, LinkedDrive, LinkedDrives, keep, keep_mesh_keys, mesh_keys, rename, unlink};
 pub use pairing::{Approver, CODE_LIFETIME, FAILURES_MAX, HANDSHAKES_MAX, Keep, Myself, Target, join, listen};
+pub use relay::Relay;
 pub use ticket::{RELAY_BYTES_MAX, TICKET_ADDRESSES_MAX, TICKET_TEXT_BYTES_MAX, Ticket};
 
 /// The threads that serve the network: one reads while the other computes.

@@ -17,8 +17,8 @@ use crate::hint::Hint;
 const SETTINGS_BYTES_MAX: u64 = 4_096;
 /// How the address of a relay begins.
 const RELAY_SCHEME: &str = "https://";
-/// The longest address of a relay, in bytes: what a ticket has room for.
-const RELAY_BYTES_MAX: usize = 200;
+/// The longest address of a relay, in bytes: what a ticket has room for, and the digest of a certificate.
+const RELAY_BYTES_MAX: usize = 272;
 /// How the line with the digest of those before it begins. A file without one is from before there was one, or by hand.
 const DIGEST_KEY: &str = "sha256 = ";
 /// The longest value, in bytes.
@@ -60,7 +60,7 @@ impl Hint for PreferenceError {
         Some(match self {
             Self::Unknown { .. } => "set `color`, `model` or `relay`; `tiles config show` shows them".into(),
             Self::Value { name: "color", .. } => "choose `auto`, `always` or `never`".into(),
-            Self::Value { name: "relay", .. } => "give the address of a relay of yours, `https://…`".into(),
+            Self::Value { name: "relay", .. } => "give the address of a relay of yours, `https://…`, with `#sha256=` and its certificate's digest where it has no public one".into(),
             Self::Value { .. } => "give the name of a model, as `tiles model list` shows it".into(),
             Self::Unreadable { .. } => "remove it, and set anew with `tiles config set` what you had set".into(),
             Self::Disk(error) => return error.hint(),
@@ -162,8 +162,13 @@ fn fits(name: &str, values: &[&str], value: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._+-".contains(&byte);
     match values {
         [] if name == "relay" => value.strip_prefix(RELAY_SCHEME).is_some_and(|rest| {
+            // The address, and the digest of its certificate where no authority vouches for that.
+            let (rest, is_digest) = match rest.split_once("#sha256=") {
+                Some((rest, digest)) => (rest, digest.parse::<Sha256Digest>().is_ok()),
+                None => (rest, true),
+            };
             let is_address = |byte: u8| is_plain(byte) || b":/[]".contains(&byte);
-            !rest.is_empty() && value.len() <= RELAY_BYTES_MAX && rest.bytes().all(is_address)
+            !rest.is_empty() && is_digest && value.len() <= RELAY_BYTES_MAX && rest.bytes().all(is_address)
         }),
         // `tiles run` takes a name that ends so for the path of a file.
         [] if value.to_ascii_lowercase().ends_with("modelfile") => false,
@@ -184,6 +189,8 @@ mod tests {
         let none = Preferences::read(&path).expect("none is fine");
         assert_eq!(none, Preferences::default());
         let set = none.with("model", Some("small-1.5")).and_then(|set| set.with("color", Some("never")));
+        let pinned = format!("https://10.0.0.1:8443#sha256={}", Sha256Digest::of(b"a certificate"));
+        let set = set.and_then(|set| set.with("relay", Some(&pinned)));
         let set = set.and_then(|set| set.with("relay", Some("https://relay.example.org:8443")));
         let set = set.expect("each can be set");
         set.write(&path).expect("it can be written");
@@ -207,7 +214,9 @@ mod tests {
             ("relay", "https://"),
             ("relay", "https://a b"),
             ("relay", "https://a\"\nmodel = \"b"),
-            ("relay", &format!("https://{}", "a".repeat(200))),
+            ("relay", &format!("https://{}", "a".repeat(300))),
+            ("relay", "https://10.0.0.1#sha256=00"),
+            ("relay", "https://10.0.0.1#other"),
             ("system", "x"),
         ] {
             assert!(set.clone().with(name, Some(value)).is_err(), "{name} {value:?}");

@@ -13,11 +13,12 @@ use iroh::endpoint::{
     AfterHandshakeOutcome, BeforeConnectOutcome, ConnectError, ConnectingError, Connection, ConnectionError,
     EndpointHooks, QuicTransportConfig, TransportErrorCode, VarInt, WeakConnectionHandle, presets,
 };
-use iroh::{EndpointAddr, EndpointId, RelayConfig, RelayMap, RelayMode, RelayUrl, SecretKey, TransportAddr};
+use iroh::{EndpointAddr, EndpointId, RelayConfig, RelayMap, RelayMode, SecretKey, TransportAddr};
 use tokio::time::timeout;
 
 use super::error::{PeerError, Refusal};
 use super::lan;
+use super::relay::Relay;
 use crate::did::Did;
 use crate::identity::Identity;
 
@@ -129,7 +130,7 @@ fn is_refusal(error: &ConnectionError) -> bool {
 #[derive(Clone, Debug, Default)]
 pub struct Network {
     /// The person's own relay, for drives that don't share a network.
-    pub relay: Option<String>,
+    pub relay: Option<Relay>,
     /// Only this machine: for tests, which must not depend on its network.
     pub loopback_only: bool,
 }
@@ -145,7 +146,7 @@ impl Endpoint {
     /// Opens one under a key of its own, for linking: what a stranger sees of it says nothing about who this is.
     ///
     /// # Errors
-    /// [`PeerError::Network`] and [`PeerError::Relay`].
+    /// [`PeerError::Network`].
     pub async fn ephemeral(network: Network) -> Result<Self, PeerError> {
         Self::bind(SecretKey::generate(), vec![LINK_ALPN.to_vec()], network, Gate::default()).await
     }
@@ -153,7 +154,7 @@ impl Endpoint {
     /// Opens one under the identity's key, for linked drives, which speak `protocols`.
     ///
     /// # Errors
-    /// [`PeerError::Network`] and [`PeerError::Relay`].
+    /// [`PeerError::Network`].
     pub async fn of(identity: &Identity, protocols: &[&[u8]], network: Network, gate: Gate) -> Result<Self, PeerError> {
         let secret = SecretKey::from_bytes(&identity.endpoint_secret());
         Self::bind(secret, protocols.iter().map(|alpn| alpn.to_vec()).collect(), network, gate).await
@@ -162,14 +163,9 @@ impl Endpoint {
     async fn bind(secret: SecretKey, alpns: Vec<Vec<u8>>, network: Network, gate: Gate) -> Result<Self, PeerError> {
         let failed = |error: &dyn std::fmt::Display| PeerError::Network { why: error.to_string() };
         let (relay, dns) = match &network.relay {
-            Some(text) => {
-                let invalid = || PeerError::Relay { url: text.clone() };
-                let url: RelayUrl = text.parse().map_err(|_| invalid())?;
-                if url.scheme() != "https" {
-                    return Err(invalid());
-                }
+            Some(relay) => {
                 let dns = DnsResolver::builder().with_system_defaults().disable_fallback().build();
-                (RelayMode::Custom(RelayMap::from_iter([RelayConfig::new(url, None)])), dns)
+                (RelayMode::Custom(RelayMap::from_iter([RelayConfig::new(relay.url(), None)])), dns)
             }
             None => (RelayMode::Disabled, DnsResolver::builder().disable_fallback().build()),
         };
@@ -186,6 +182,9 @@ impl Endpoint {
             .dns_resolver(dns)
             .transport_config(transport)
             .hooks(gate.clone());
+        if let Some(relay) = &network.relay {
+            builder = builder.ca_tls_config(relay.tls());
+        }
         if network.loopback_only {
             builder = builder.clear_ip_transports().bind_addr("127.0.0.1:0").map_err(|error| failed(&error))?;
         }
@@ -210,7 +209,7 @@ impl Endpoint {
     /// Where it may be reached: each address of this machine that another one can use, and the relay.
     pub(crate) fn address(&self) -> EndpointAddr {
         let ips = self.socket_addresses().into_iter().map(TransportAddr::Ip);
-        let relay = self.network.relay.as_ref().and_then(|url| url.parse().ok()).map(TransportAddr::Relay);
+        let relay = self.network.relay.as_ref().map(Relay::address);
         EndpointAddr::from_parts(self.iroh.id(), ips.chain(relay))
     }
 

@@ -19,7 +19,7 @@ use crate::identity::Identity;
 use crate::library::HandedModel;
 use crate::peer::lan::Lan;
 use crate::peer::mesh::MeshKey;
-use crate::peer::{CONNECT_TIMEOUT, Endpoint, Gate, LinkedDrives, PeerError, mesh_keys};
+use crate::peer::{CONNECT_TIMEOUT, Endpoint, Gate, LinkedDrives, PeerError, Relay, mesh_keys};
 use crate::store::Store;
 use crate::time::Clock;
 
@@ -250,7 +250,7 @@ async fn find(net: &Net, plan: &Plan, handover: &Arc<dyn Handover>) -> Result<(O
     handover.waiting(None);
     let mut asking: JoinSet<Result<(Offered, EndpointAddr), Did>> = JoinSet::new();
     let mut due: HashMap<Did, (EndpointAddr, Instant)> = HashMap::new();
-    let relay = plan.network.relay.as_ref().and_then(|url| url.parse().ok()).map(TransportAddr::Relay);
+    let relay = plan.network.relay.as_ref().map(Relay::address);
     for did in &net.linked {
         let known: Vec<_> = plan.at.map(TransportAddr::Ip).into_iter().chain(relay.clone()).collect();
         if let (Ok(id), false) = (EndpointId::from_bytes(did.public_key()), known.is_empty()) {

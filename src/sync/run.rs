@@ -23,7 +23,7 @@ use crate::did::Did;
 use crate::identity::Identity;
 use crate::peer::lan::{Lan, Sighting};
 use crate::peer::mesh::MeshKey;
-use crate::peer::{CONNECT_TIMEOUT, Endpoint, FORBIDDEN, Gate, LinkedDrives, Network, PeerError, mesh_keys};
+use crate::peer::{CONNECT_TIMEOUT, Endpoint, FORBIDDEN, Gate, LinkedDrives, Network, PeerError, Relay, mesh_keys};
 use crate::store::{Store, StoreError};
 use crate::time::{Clock, Timestamp};
 
@@ -233,7 +233,7 @@ impl Run {
     fn add(&mut self, did: Did, is_planned: bool) {
         let id = EndpointId::from_bytes(did.public_key()).ok();
         let direct = self.plan.at.map(TransportAddr::Ip);
-        let relay = self.plan.network.relay.as_ref().and_then(|url| url.parse().ok()).map(TransportAddr::Relay);
+        let relay = self.plan.network.relay.as_ref().map(Relay::address);
         let known: Vec<_> = direct.into_iter().chain(relay).collect();
         let address = id.filter(|_| !known.is_empty()).map(|id| EndpointAddr::from_parts(id, known));
         let due = address.as_ref().map(|_| self.first_due(&did));

@@ -43,7 +43,7 @@ fn shown_code(screen: &Screen) -> String {
 }
 
 /// The ticket on a screen, over as many rows as it has.
-fn shown_ticket(screen: &Screen) -> String {
+pub(crate) fn shown_ticket(screen: &Screen) -> String {
     let text = screen.text();
     let (_, after) = text.rsplit_once("TILES1:").expect("it is shown");
     format!("TILES1:{}", after.split_once("\n\n").map_or(after, |(ticket, _)| ticket).replace('\n', ""))

@@ -28,6 +28,7 @@ mod namespaces;
 mod powercut;
 mod pty;
 mod pull;
+mod relay;
 mod rot;
 mod schema;
 mod screen;

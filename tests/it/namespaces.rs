@@ -10,6 +10,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// The interface of each machine that is one end of the cable.
 pub(crate) const WIRE: &str = "wire";
 
+/// The address of the machine between two that can't reach each other.
+pub(crate) const BETWEEN: &str = "10.9.0.1";
+
 /// What a machine has beside the cable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Layout {
@@ -115,6 +118,28 @@ impl Machine {
                     machine.ok(&["ip", "route", "add", "default", "dev", "other"]);
                 }
             }
+        }
+        Some(machines)
+    }
+
+    /// Two machines that can't reach each other, and between them a third one, which both reach as [`BETWEEN`].
+    pub(crate) fn apart() -> Option<[Self; 3]> {
+        let machines = [Self::new()?, Self::new()?, Self::new()?];
+        let [one, between, other] = &machines;
+        for machine in &machines {
+            machine.ok(&["ip", "link", "set", "lo", "up"]);
+            machine.shell("echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6; echo 0 > /proc/sys/net/ipv4/ip_forward");
+        }
+        between.ok(&["ip", "addr", "add", &format!("{BETWEEN}/32"), "dev", "lo"]);
+        for (number, machine) in [(7, one), (8, other)] {
+            let id = between.holder.id().to_string();
+            let far = format!("to-{number}");
+            machine.ok(&["ip", "link", "add", WIRE, "type", "veth", "peer", "name", &far, "netns", &id]);
+            machine.ok(&["ip", "addr", "add", &format!("10.{number}.0.1/24"), "dev", WIRE]);
+            between.ok(&["ip", "addr", "add", &format!("10.{number}.0.9/24"), "dev", &far]);
+            machine.ok(&["ip", "link", "set", WIRE, "up"]);
+            between.ok(&["ip", "link", "set", &far, "up"]);
+            machine.ok(&["ip", "route", "add", "default", "via", &format!("10.{number}.0.9")]);
         }
         Some(machines)
     }

@@ -57,9 +57,12 @@ fn enable(app: &App, bundle: &Bundle<Verified>, open: &Open, target: Option<Targ
     let clock = &*app.clock;
     let me = open.identity.did();
     let mut keep = |card: &Card, keys: &[_]| peer::keep(&open.store, me, card, keys, clock.now());
-    let network = Network { relay: Preferences::read(&bundle.preferences())?.relay, ..Network::default() };
+    let network = Network {
+        relay: Preferences::read(&bundle.preferences())?.relay.map(|text| text.parse()).transpose()?,
+        ..Network::default()
+    };
     if let Some(relay) = &network.relay {
-        app.terminal.say(&format!("Using the relay {} too.", neutralise_line(relay)));
+        app.terminal.say(&format!("Using the relay {} too.", neutralise_line(&relay.to_string())));
     }
     let card = link_drive(target.as_ref(), network, &myself, &screen, clock, &mut keep)?;
     let name = shown(&card.nickname);

@@ -67,9 +67,12 @@ pub(super) fn plan(
         let hint = "link one first: `tiles link enable` shows a code for it";
         return Err(Failure::new(Code::Failure, "no drive is linked, so there is nobody to talk with", hint));
     }
-    let network = Network { relay: Preferences::read(&bundle.preferences())?.relay, ..Network::default() };
+    let network = Network {
+        relay: Preferences::read(&bundle.preferences())?.relay.map(|text| text.parse()).transpose()?,
+        ..Network::default()
+    };
     if let Some(relay) = &network.relay {
-        app.terminal.say(&format!("Using the relay {} too.", neutralise_line(relay)));
+        app.terminal.say(&format!("Using the relay {} too.", neutralise_line(&relay.to_string())));
     }
     let patience = Duration::from_secs(with.wait);
     Ok((Plan { only, at: with.at, watch: false, patience, network }, drives))
