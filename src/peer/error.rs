@@ -167,7 +167,9 @@ impl Hint for PeerError {
             Self::Expired | Self::NobodyCame | Self::Refused(Refusal::Over) => {
                 "run `tiles link enable` on the other drive again: a code is good for five minutes and for one link"
             }
-            Self::Relay { .. } => "set `https://…` of a relay of yours with `tiles config set relay URL`, or unset it; a relay without a public certificate has `#sha256=` and 64 digits after its address",
+            Self::Relay { .. } => {
+                "set `https://…` of a relay of yours with `tiles config set relay URL`, or unset it; a relay without a public certificate has `#sha256=` and 64 digits after its address"
+            }
             Self::Network { .. } | Self::Lost { .. } | Self::Silent => {
                 "look at the network of both machines, and try again"
             }

@@ -39,11 +39,7 @@ impl FromStr for Relay {
             None => (text, None),
         };
         let url: RelayUrl = address.parse().map_err(|_| invalid())?;
-        if url.scheme() == "https" && url.fragment().is_none() {
-            Ok(Self { url, certificate })
-        } else {
-            Err(invalid())
-        }
+        if url.scheme() == "https" && url.fragment().is_none() { Ok(Self { url, certificate }) } else { Err(invalid()) }
     }
 }
 
@@ -66,7 +62,9 @@ impl Relay {
     /// What its certificate is checked against.
     pub(super) fn tls(&self) -> CaTlsConfig {
         let Some(certificate) = self.certificate else { return CaTlsConfig::embedded() };
-        CaTlsConfig::custom_server_cert_verifier(Arc::new(move |provider| Ok(Arc::new(Pinned { certificate, provider }))))
+        CaTlsConfig::custom_server_cert_verifier(Arc::new(move |provider| {
+            Ok(Arc::new(Pinned { certificate, provider }))
+        }))
     }
 }
 
