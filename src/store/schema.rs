@@ -146,8 +146,7 @@ const MIGRATIONS: &[&str] = &[
         INSERT INTO message_text (message_text, rowid, content) SELECT 'delete', old.seq, old.content
             WHERE NOT EXISTS (SELECT 1 FROM unindexed WHERE message = old.seq);
         DELETE FROM unindexed WHERE message = old.seq;
-    END;
-    INSERT INTO message_text (message_text, rank) VALUES ('hashsize', 8388608);",
+    END;",
 ];
 
 /// The first schema with an operation log: what is in a database from before becomes the beginning of it.

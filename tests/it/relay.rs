@@ -10,7 +10,7 @@ use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tilekit::digest::Sha256Digest;
 
 use crate::drive::TestBundle;
-use crate::link::{digits, shown_ticket, start, tiles};
+use crate::link::{digits, is_expected, shown_ticket, start, tiles};
 use crate::namespaces::{BETWEEN, Machine, contains};
 
 const PORT: u16 = 8443;
@@ -84,7 +84,7 @@ fn drives_without_a_network_in_common_link_and_sync_through_ones_own_relay() {
     ada.ok(&["config", "set", "relay", &relay.address]);
 
     // Without a relay, and with one that has another certificate, there is no way.
-    let tap = between.tap(&ada.home.with_file_name("packets"));
+    let tap = here.tap(&ada.home.with_file_name("packets"));
     let mut waits = start(&here, &ada, &["link", "enable"]);
     waits.wait("Waiting until");
     let ticket = shown_ticket(&waits);
@@ -113,9 +113,16 @@ fn drives_without_a_network_in_common_link_and_sync_through_ones_own_relay() {
     assert_eq!(screen.end(), 0, "{}", screen.text());
     assert!(screen.text().contains("received 2 messages in 1 session from Bob, sent 2 messages"), "{}", screen.text());
 
-    let packets = between.recorded(&tap);
+    let packets = here.recorded(&tap);
     assert!(packets.len() > 10, "it went through the relay: {} packets", packets.len());
     for packet in &packets {
+        if packet.get(12..14) == Some(&[0x08, 0x00]) {
+            let (from, to) = (&packet[26..30], &packet[30..34]);
+            let is_relay = [from, to].contains(&&[10, 9, 0, 1][..]);
+            // It tries the other machine's own address too, in vain.
+            assert!(is_relay || is_expected(packet), "{packet:02x?}");
+            assert!(!matches!(from, [10, 8, ..]), "there is no other way");
+        }
         for word in ["Ada", "Bob", "of the sky", "of the sea"] {
             assert!(!contains(packet, word.as_bytes()), "{word} is in clear on the wire");
         }
