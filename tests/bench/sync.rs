@@ -15,13 +15,17 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tilekit::did::Did;
+use tilekit::digest::Sha256Digest;
 use tilekit::identity::{Identity, KeyFile, KeyStore as _, Passphrase, WorkFactor};
+use tilekit::library::HandedModel;
 use tilekit::message::{Message, MessageId, Role, SessionId};
 use tilekit::peer::link::{Card, Digits};
 use tilekit::peer::mesh::MeshKey;
 use tilekit::peer::{Approver, Myself, Network, PeerError, Target, Ticket, keep, link_drive};
 use tilekit::store::{Access, Store};
-use tilekit::sync::{Outcome, Plan, Progress, Report, SyncError, Watcher, sync_drives};
+use tilekit::sync::{
+    Handover, Offered, Outcome, Plan, Progress, Report, SyncError, Watcher, give_model, sync_drives, take_model,
+};
 use tilekit::time::{Clock, FixedClock, Timestamp};
 use tilekit::transcript::{StoredMessage, Transcript};
 
@@ -32,9 +36,12 @@ const NOW: Timestamp = Timestamp::from_ms(1_795_688_340_000);
 const SESSION_MESSAGES: usize = 1_000;
 /// Bytes of a message: 100,000 of them are 44 MB.
 const MESSAGE_BYTES: usize = 440;
+/// Bytes of the model that is handed over.
+const BULK_BYTES: usize = 128 << 20;
+const BULK_FILE: &str = "model.safetensors";
 
 fn main() -> Fallible<()> {
-    let (mut folder, mut messages, mut runs, mut side) = (None, 100_000, 7, None);
+    let (mut folder, mut messages, mut runs, mut side, mut is_bulk) = (None, 100_000, 7, None, false);
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         let mut number =
@@ -43,13 +50,18 @@ fn main() -> Fallible<()> {
             "--messages" => messages = number()?,
             "--runs" => runs = number()?.max(1),
             "--side" => side = Some(arguments.next()),
+            "--bulk" => {
+                side = Some(arguments.next());
+                is_bulk = true;
+            }
             // Cargo says this to every benchmark.
             "--bench" => {}
             path => folder = Some(PathBuf::from(path)),
         }
     }
     match (folder, side) {
-        (Some(folder), Some(at)) => one_side(&folder, at.as_deref()),
+        (Some(folder), Some(port)) if is_bulk => one_side_of_bulk(&folder, port.as_deref()),
+        (Some(folder), Some(port)) => one_side(&folder, port.as_deref()),
         (Some(folder), None) => measure(&folder, messages, runs),
         // `cargo test --benches` gives no folder: that it starts is all that is asked.
         (None, _) => Ok(()),
@@ -176,6 +188,61 @@ fn one_side(folder: &Path, port: Option<&str>) -> Fallible<()> {
     Ok(())
 }
 
+/// Hears of a model that is handed over, and prints the port.
+struct PrintsPort;
+
+impl Handover for PrintsPort {
+    fn waiting(&self, port: Option<u16>) {
+        println!("{}", port.unwrap_or(0));
+    }
+    fn bytes(&self, _: u64) {}
+    fn asked(&self, _: Did) {}
+    fn is_interrupted(&self) -> bool {
+        false
+    }
+}
+
+/// One of the two processes of a model's transfer: gives one of random bytes, or fetches it and prints how long that took, from
+/// the yes until each byte is on the drive and was checked on the way.
+fn one_side_of_bulk(folder: &Path, port: Option<&str>) -> Fallible<()> {
+    let (identity, store) = open(folder)?;
+    let at = port.map(|port| format!("127.0.0.1:{port}").parse()).transpose()?;
+    let network = Network { loopback_only: true, ..Network::default() };
+    let plan = Plan { only: None, at, watch: false, patience: Duration::from_secs(60), network };
+    let clock = Arc::new(FixedClock(NOW));
+    let handover: Arc<dyn Handover> = Arc::new(PrintsPort);
+    let folder = std::path::absolute(folder)?;
+    let model = folder.join("bulk");
+    std::fs::create_dir_all(&model)?;
+    if at.is_none() {
+        let mut state = 1_u64;
+        let mut bytes = Vec::with_capacity(BULK_BYTES);
+        while bytes.len() < BULK_BYTES {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            bytes.extend(state.to_le_bytes());
+        }
+        std::fs::write(model.join(BULK_FILE), &bytes)?;
+        let files = vec![(BULK_FILE.into(), BULK_BYTES as u64, Sha256Digest::of(&bytes))];
+        let handed = HandedModel { name: "bulk".into(), source: "bulk".into(), revision: None, licence: None, files };
+        give_model(&store, &identity, &plan, (handed, &model, &folder.join("scratch")), clock, &handover)?;
+        return Ok(());
+    }
+    let began = Mutex::new(Instant::now());
+    let start = || began.lock().map(|mut began| *began = Instant::now());
+    let choose = |_: &Offered| {
+        start().map_err(|_| SyncError::Declined)?;
+        Ok(Some((vec![BULK_FILE.into()], model.clone())))
+    };
+    take_model::<SyncError>(&store, &identity, &plan, clock, &handover, choose, || {
+        let seconds = began.lock().map_err(|_| SyncError::Declined)?.elapsed().as_secs_f64();
+        println!("{}", json!({ "s": seconds }));
+        Ok(())
+    })?;
+    Ok(())
+}
+
 /// The most memory that this process had at once, in megabytes; nothing where the system doesn't say.
 fn peak_mb() -> Option<f64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
@@ -183,9 +250,9 @@ fn peak_mb() -> Option<f64> {
     Some(line.split_whitespace().nth(1)?.parse::<f64>().ok()? * 1_024.0 / 1e6)
 }
 
-fn start(folder: &Path, port: Option<&str>) -> Fallible<(Child, BufReader<std::process::ChildStdout>)> {
+fn start(folder: &Path, side: &str, port: Option<&str>) -> Fallible<(Child, BufReader<std::process::ChildStdout>)> {
     let mut command = Command::new(std::env::current_exe()?);
-    command.arg(folder).arg("--side").args(port).stdout(Stdio::piped());
+    command.arg(folder).arg(side).args(port).stdout(Stdio::piped());
     let mut child = command.spawn()?;
     let output = BufReader::new(child.stdout.take().ok_or("it was asked for")?);
     Ok((child, output))
@@ -199,14 +266,29 @@ fn line(output: &mut impl std::io::BufRead) -> Fallible<String> {
 
 /// Syncs two drives in two processes, and gives what each says of it: who waited, who came.
 fn sync(waits: &Path, comes: &Path) -> Fallible<[Value; 2]> {
-    let (mut here, mut heard) = start(waits, None)?;
+    let (mut here, mut heard) = start(waits, "--side", None)?;
     let port = line(&mut heard)?;
-    let (mut there, mut told) = start(comes, Some(&port))?;
+    let (mut there, mut told) = start(comes, "--side", Some(&port))?;
     line(&mut told)?;
     let reports = [serde_json::from_str(&line(&mut heard)?)?, serde_json::from_str(&line(&mut told)?)?];
     here.wait()?;
     there.wait()?;
     Ok(reports)
+}
+
+/// How long a model of random bytes takes from one drive to the other, in seconds.
+fn bulk(gives: &Path, takes: &Path) -> Fallible<f64> {
+    for folder in [gives, takes] {
+        let _ = std::fs::remove_dir_all(folder.join("bulk"));
+    }
+    let (mut here, mut heard) = start(gives, "--bulk", None)?;
+    let port = line(&mut heard)?;
+    let (mut there, mut told) = start(takes, "--bulk", Some(&port))?;
+    line(&mut told)?;
+    let took: Value = serde_json::from_str(&line(&mut told)?)?;
+    here.wait()?;
+    there.wait()?;
+    Ok(number(&took, "s"))
 }
 
 fn number(value: &Value, key: &str) -> f64 {
@@ -262,6 +344,9 @@ fn measure(folder: &Path, messages: usize, runs: usize) -> Fallible<()> {
         behind.push(number(&got, "ms"));
     }
     println!("{}", json!({ "case": "99 behind", "ms": median(behind), "goal_ms": 10 }));
+    let mb = BULK_BYTES as f64 / 1e6;
+    let rates: Vec<f64> = (0..runs).map(|_| Ok(mb / bulk(&one, &other)?)).collect::<Fallible<_>>()?;
+    println!("{}", json!({ "case": "bulk, a model", "mb": mb, "mb_per_s": median(rates), "goal_mb_per_s": 60 }));
     let links: Vec<f64> = (0..runs).map(|_| link_ms()).collect::<Fallible<_>>()?;
     println!("{}", json!({ "case": "link after approval", "ms": median(links), "goal_ms": 50 }));
     Ok(())
