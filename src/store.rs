@@ -1,8 +1,8 @@
 //! The SQLCipher database of a bundle: sessions, their messages and the index of their text, settings, prompt history.
 //!
-//! A method that writes has its whole effect on the medium when it returns, or none; signatures under the log and when another
-//! device was met may come later. On exFAT under power cuts these
-//! settings lost none of 710 acknowledged messages. The store writes in its own folder only: `tiles.db`, `tiles.db-wal`.
+//! A method that writes has its whole effect on the medium when it returns, or none; what can be made again (signatures under
+//! the log, the text index) and when another device was met may come later. On exFAT under power cuts these settings lost none
+//! of 710 acknowledged messages. The store writes in its own folder only: `tiles.db`, `tiles.db-wal`.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;

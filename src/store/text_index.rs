@@ -108,26 +108,39 @@ impl Store {
         })
     }
 
-    /// Before a search: everything is in the index, or, where nothing can be written, the rest is in one of its own in memory.
-    /// Says which indexes there are.
+    /// Before a search: everything is in the index, or, where it can't be written, the rest is in one of its own in memory. Says
+    /// which indexes there are.
     pub(super) fn text_indexes(&self) -> Result<&'static [&'static str], StoreError> {
-        while self.index_some()? {}
+        // A full drive is no reason not to find anything; whatever else is wrong, reading meets it too.
+        while self.index_some().unwrap_or(false) {}
         if self.unindexed()? == 0 {
             return Ok(&["message_text"]);
         }
         self.read(|connection| {
+            // What waits changes only where something can be written.
             let there = "SELECT 1 FROM temp.sqlite_schema WHERE name = 'waiting_text'";
-            if !connection.prepare(there)?.exists(())? {
-                // The file was opened for reading; this forbids tables in memory too.
-                connection.execute_batch(
-                    "PRAGMA query_only = OFF;
-                     CREATE VIRTUAL TABLE temp.waiting_text USING fts5 (content, tokenize = 'unicode61 remove_diacritics 2');
-                     INSERT INTO temp.waiting_text (rowid, content)
-                         SELECT seq, content FROM message WHERE seq IN (SELECT message FROM unindexed);
-                     PRAGMA query_only = ON;",
-                )?;
+            if self.access == Access::ReadWrite || !connection.prepare(there)?.exists(())? {
+                index_in_memory(connection, self.access)?;
             }
             Ok(&["message_text", "waiting_text"] as &[_])
         })
     }
+}
+
+/// Makes an index in memory of the messages that wait.
+fn index_in_memory(connection: &Connection, access: Access) -> Result<(), Trouble> {
+    let forbid_changes = |on: bool| match access {
+        // The file was opened for reading; this setting forbids tables in memory too.
+        Access::ReadOnly => connection.pragma_update(None, "query_only", on),
+        Access::ReadWrite => Ok(()),
+    };
+    forbid_changes(false)?;
+    let made = connection.execute_batch(
+        "DROP TABLE IF EXISTS temp.waiting_text;
+         CREATE VIRTUAL TABLE temp.waiting_text USING fts5 (content, tokenize = 'unicode61 remove_diacritics 2');
+         INSERT INTO temp.waiting_text (rowid, content)
+             SELECT seq, content FROM message WHERE seq IN (SELECT message FROM unindexed);",
+    );
+    forbid_changes(true)?;
+    Ok(made?)
 }

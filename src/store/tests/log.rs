@@ -193,6 +193,24 @@ fn what_waits_is_found_where_nothing_can_be_written_too() {
 }
 
 #[test]
+fn what_waits_is_found_on_a_full_drive_too() {
+    let devices = family(2);
+    let [a, b] = [&devices[0], &devices[1]];
+    let words: String = (0..20_000).map(|number| format!("word{number} ")).collect();
+    talk(&a.store, "Many words", &words);
+    send(a, b);
+    let pages: i64 = b.store.connection.pragma_query_value(None, "page_count", |row| row.get(0)).expect("a number");
+    b.store.connection.pragma_update(None, "max_page_count", pages).expect("it can be set");
+    b.store.index_some().expect_err("there is no room");
+    let found = |text: &str| b.store.search(text, 9).expect("it is text").len();
+    assert_eq!([found("word777"), found("word777"), found("nothing")], [1, 1, 0]);
+    b.store.connection.pragma_update(None, "max_page_count", 1_000_000).expect("it can be set");
+    assert_eq!(found("word777"), 1, "once, now that it is in the index of the drive");
+    assert_eq!(b.store.unindexed().expect("it can be read"), 0);
+    check_index(&b.store);
+}
+
+#[test]
 fn what_can_be_made_again_does_not_wait_for_the_medium_and_the_next_change_does() {
     let devices = family(2);
     let level = |store: &Store| -> i64 {
