@@ -299,26 +299,33 @@ def compare(found, keep):
     """Says which ratios fell against the committed ones, or commits these."""
     peer = lambda row: next(key for key in row if key not in ("measure", "tiles", "ratio"))
     ratios = {f"{row['measure']} / {peer(row)}": row["ratio"] for row in found if "ratio" in row}
+    before = {}
+    if os.path.exists(BASELINE):
+        with open(BASELINE, encoding="ascii") as file:
+            before = json.load(file)
+    # Kernels differ with the instruction set, so machines are compared with their like.
+    here = machine()
     if keep:
         with open(BASELINE, "w", encoding="ascii") as file:
-            json.dump({"machine": machine(), "ratios": ratios}, file, indent=1)
+            json.dump({**before, here: ratios}, file, indent=1)
             file.write("\n")
         return
-    if not os.path.exists(BASELINE):
-        return
-    with open(BASELINE, encoding="ascii") as file:
-        before = json.load(file)
+    if here not in before:
+        print(f"bench: no baseline for {here}: --keep makes this one")
     for name, ratio in ratios.items():
-        was = before["ratios"].get(name)
+        was = before.get(here, {}).get(name)
         if was and ratio < was * (1 - TOLERANCE):
-            print(f"bench: REGRESSION: {name} was {was} on {before['machine']}, is {ratio}")
+            print(f"bench: REGRESSION: {name} was {was}, is {ratio}")
 
 
 def machine():
-    """The processor, for whoever compares."""
+    """The processor and the widest of its instruction sets that the kernels use, for whoever compares."""
     with open("/proc/cpuinfo", encoding="ascii") as file:
-        names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, {len(os.sched_getaffinity(0))} processors"
+        lines = [line.split(":", 1) for line in file if ":" in line]
+    found = {name.strip(): value.strip() for name, value in lines}
+    flags = found.get("flags", found.get("Features", "")).split()
+    widest = next((name for name in ("avx512_vnni", "avx_vnni", "avx2", "i8mm", "asimddp") if name in flags), "scalar")
+    return f"{found.get('model name', platform.machine())}, {len(os.sched_getaffinity(0))} processors, {widest}"
 
 
 def main():
