@@ -12,6 +12,7 @@ use crate::transcript::{FinishReason, MESSAGE_BYTES_MAX, StoredMessage, TITLE_BY
 
 mod hostile;
 mod log;
+mod text_index;
 mod opening;
 mod recovery;
 mod rekey;

@@ -253,7 +253,8 @@ fn each_flip_in_the_database_and_its_backup_is_named_or_changes_nothing() {
                 noticed += 1;
             }
         });
-        assert!(noticed > FLIPS / 4, "{name}: {noticed} of {FLIPS}");
+        // What is said is a third of the file: the log has it again, and the index its words.
+        assert!(noticed > FLIPS / 8, "{name}: {noticed} of {FLIPS}");
     }
 }
 
