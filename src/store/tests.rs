@@ -12,10 +12,10 @@ use crate::transcript::{FinishReason, MESSAGE_BYTES_MAX, StoredMessage, TITLE_BY
 
 mod hostile;
 mod log;
-mod text_index;
 mod opening;
 mod recovery;
 mod rekey;
+mod text_index;
 
 const NOW: Timestamp = Timestamp::from_ms(1_795_688_340_123);
 

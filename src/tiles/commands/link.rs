@@ -4,15 +4,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
-use tilekit::bundle::{Bundle, Preferences, Verified};
+use tilekit::bundle::{Bundle, Verified};
 use tilekit::peer::link::{Card, Digits};
 use tilekit::peer::{
-    self, Approver, LinkedDrive, LinkedDrives, Myself, Network, PeerError, Target, Ticket, link_drive, mesh_keys,
+    self, Approver, LinkedDrive, LinkedDrives, Myself, PeerError, Target, Ticket, link_drive, mesh_keys,
 };
 use tilekit::store::StoreError;
 use tilekit::time::Timestamp;
 
 use super::account::check_nickname;
+use super::sync::network;
 use crate::app::App;
 use crate::args::OnboardingArguments;
 use crate::args::link::LinkCommand;
@@ -57,13 +58,7 @@ fn enable(app: &App, bundle: &Bundle<Verified>, open: &Open, target: Option<Targ
     let clock = &*app.clock;
     let me = open.identity.did();
     let mut keep = |card: &Card, keys: &[_]| peer::keep(&open.store, me, card, keys, clock.now());
-    let network = Network {
-        relay: Preferences::read(&bundle.preferences())?.relay.map(|text| text.parse()).transpose()?,
-        ..Network::default()
-    };
-    if let Some(relay) = &network.relay {
-        app.terminal.say(&format!("Using the relay {} too.", neutralise_line(&relay.to_string())));
-    }
+    let network = network(app, bundle)?;
     let card = link_drive(target.as_ref(), network, &myself, &screen, clock, &mut keep)?;
     let name = shown(&card.nickname);
     app.terminal

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tilekit::bundle::{Bundle, Preferences, Verified};
 use tilekit::did::Did;
 use tilekit::hint::Hint as _;
-use tilekit::peer::{LinkedDrives, Network};
+use tilekit::peer::{LinkedDrives, Network, Relay};
 use tilekit::store::StoreError;
 use tilekit::sync::{self, Amount, Outcome, Plan, Report, SyncError, Watcher};
 
@@ -67,15 +67,18 @@ pub(super) fn plan(
         let hint = "link one first: `tiles link enable` shows a code for it";
         return Err(Failure::new(Code::Failure, "no drive is linked, so there is nobody to talk with", hint));
     }
-    let network = Network {
-        relay: Preferences::read(&bundle.preferences())?.relay.map(|text| text.parse()).transpose()?,
-        ..Network::default()
-    };
-    if let Some(relay) = &network.relay {
-        app.terminal.say(&format!("Using the relay {} too.", neutralise_line(&relay.to_string())));
-    }
+    let network = network(app, bundle)?;
     let patience = Duration::from_secs(with.wait);
     Ok((Plan { only, at: with.at, watch: false, patience, network }, drives))
+}
+
+/// What may be used of the network; says so where that is more than the local one.
+pub(super) fn network(app: &App, bundle: &Bundle<Verified>) -> Result<Network, Failure> {
+    let relay = Preferences::read(&bundle.preferences())?.relay.map(|text| text.parse::<Relay>()).transpose()?;
+    if let Some(relay) = &relay {
+        app.terminal.say(&format!("Using the relay {} too.", neutralise_line(&relay.to_string())));
+    }
+    Ok(Network { relay, ..Network::default() })
 }
 
 fn names(drives: &LinkedDrives) -> HashMap<Did, String> {
