@@ -255,9 +255,24 @@ impl Stick {
 
     /// Fills the drive up to that many bytes, about.
     pub(crate) fn fill(&self, free_bytes: u64) {
-        let found = rustix::fs::statvfs(self.outside("")).expect("it is plugged in");
         let filler = File::create(self.outside("filler")).expect("it is plugged in");
-        filler.set_len((found.f_bavail * found.f_frsize).saturating_sub(free_bytes)).expect("it fits");
+        filler.set_len(self.room().saturating_sub(free_bytes)).expect("it fits");
+    }
+
+    /// How many bytes can still be written.
+    fn room(&self) -> u64 {
+        let found = rustix::fs::statvfs(self.outside("")).expect("it is plugged in");
+        found.f_bavail * found.f_frsize
+    }
+
+    /// Waits until what was removed is free. A file's space is, once nobody has it open: not at once, where another
+    /// test's thread started a program meanwhile, which has what was open until it is executed.
+    fn wait_for_room(&self, bytes: u64) {
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(30);
+        while self.room() < bytes {
+            assert!(std::time::Instant::now() < end, "{} bytes are free, not {bytes}", self.room());
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
     }
 
     /// Makes the drive what it was at first.
@@ -313,6 +328,7 @@ fn what_was_synced_stays_and_what_was_not_may_go() {
     let full = fs::write(stick.outside("more"), vec![7; 2 << 20]).expect_err("it is full");
     assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
     fs::remove_file(stick.outside("more")).expect("it is plugged in");
+    stick.wait_for_room(1 << 19);
     stick.tell("rate 1000000");
     let began = std::time::Instant::now();
     fs::write(stick.outside("slow"), vec![7; 500_000]).expect("it is plugged in");
