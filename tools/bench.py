@@ -1,6 +1,6 @@
 """Our engine, llama.cpp and others in turn on the same model, threads and tokens: medians and ratios (see tools/bench).
 
-    bench.py PROGRAM GGUF BUNDLE [--runs N] [--threads N] [--quick] [--keep] [--mlx] [--candle PROGRAM]
+    bench.py PROGRAM GGUF BUNDLE [--runs N] [--threads N] [--quick] [--keep] [--mlx] [--avx2] [--candle PROGRAM]
 
 Each run is a process of its own, so that memory and the time to the first token are measured from outside and alike.
 """
@@ -206,6 +206,12 @@ def settle(command, weights, is_cold):
         lines(command)
 
 
+def of_ours(arguments):
+    """Our program with what all runs have in common."""
+    instructions = ["--instructions", "AVX2"] if arguments.avx2 else []
+    return [arguments.program, FOLDER, "--threads", str(arguments.threads), *instructions]
+
+
 def measure(arguments):
     """All runs, in turn; returns the values of each engine by what they measure."""
     found = {}
@@ -215,6 +221,7 @@ def measure(arguments):
             found.setdefault(name, {}).setdefault(engine, []).append(value)
 
     threads = ["--threads", str(arguments.threads)]
+    ours = of_ours(arguments)
     again = [sys.executable, __file__, "llama", arguments.gguf, "-", *threads, "--what"]
     on_smaller = [*again[:3], SMALLER, *again[4:]]
     passphrase = os.path.join(".cache", "bench-passphrase")
@@ -227,7 +234,7 @@ def measure(arguments):
         smaller(arguments.gguf)
     for run in range(arguments.runs):
         print(f"bench: run {run + 1} of {arguments.runs}", file=sys.stderr)
-        _, prefill, decode, memory, streamed = lines([arguments.program, FOLDER, *threads, "--runs", "1"])[0]
+        _, prefill, decode, memory, streamed = lines([*ours, "--runs", "1"])[0]
         keep("tiles", {"prompt": prefill["tokens_per_second"], "decode": decode["tokens_per_second"]})
         keep("tiles", {"peak_mb": memory["peak_bytes"] / 1e6})
         keep("weights_and_cache", {"peak_mb": memory["weights_and_cache_bytes"] / 1e6})
@@ -237,9 +244,9 @@ def measure(arguments):
             keep("tiles", {f"read_gb_per_s_{pages}_pages": rate / 1e9})
         keep("llama.cpp", lines([*again, "speed"])[0][0])
         for name, is_cold in (("first_token_s", False), ("first_token_cold_s", True)):
-            ours, theirs = [arguments.program, FOLDER, "--first-token", *threads], [*again, "first-token"]
-            settle(ours, os.path.join(FOLDER, "model.safetensors"), is_cold)
-            keep("tiles", {name: lines(ours)[1]})
+            mine, theirs = [*ours, "--first-token"], [*again, "first-token"]
+            settle(mine, os.path.join(FOLDER, "model.safetensors"), is_cold)
+            keep("tiles", {name: lines(mine)[1]})
             settle(theirs, arguments.gguf, is_cold)
             (printed,), took = lines(theirs)
             keep("llama.cpp", {name: took})
@@ -250,7 +257,7 @@ def measure(arguments):
         if not arguments.quick:
             others = lines([*on_smaller, "speed"])[0][0]
             keep("llama.cpp Q4_0", {"prompt": others["prompt"], "decode": others["decode"]})
-            long = lines([arguments.program, FOLDER, "--decode-at", str(LONG), *threads])[0][0]
+            long = lines([*ours, "--decode-at", str(LONG)])[0][0]
             keep("tiles", {"decode_4k": long["tokens_per_second"]})
             keep("llama.cpp", lines([*again, "long"])[0][0])
             for weights, file in zip(CANDLE_WEIGHTS, (arguments.gguf, SMALLER)) if arguments.candle else ():
@@ -295,7 +302,7 @@ def rows(found):
         yield {"measure": name, "tiles": round(median[name]["tiles"], 4)}
 
 
-def compare(found, keep):
+def compare(found, keep, avx2):
     """Says which ratios fell against the committed ones, or commits these."""
     peer = lambda row: next(key for key in row if key not in ("measure", "tiles", "ratio"))
     ratios = {f"{row['measure']} / {peer(row)}": row["ratio"] for row in found if "ratio" in row}
@@ -304,7 +311,7 @@ def compare(found, keep):
         with open(BASELINE, encoding="ascii") as file:
             before = json.load(file)
     # Kernels differ with the instruction set, so machines are compared with their like.
-    here = machine()
+    here = machine(avx2)
     if keep:
         with open(BASELINE, "w", encoding="ascii") as file:
             json.dump({**before, here: ratios}, file, indent=1)
@@ -318,12 +325,14 @@ def compare(found, keep):
             print(f"bench: REGRESSION: {name} was {was}, is {ratio}")
 
 
-def machine():
+def machine(avx2):
     """The processor and the widest of its instruction sets that the kernels use, for whoever compares."""
     with open("/proc/cpuinfo", encoding="ascii") as file:
         lines = [line.split(":", 1) for line in file if ":" in line]
     found = {name.strip(): value.strip() for name, value in lines}
     flags = found.get("flags", found.get("Features", "")).split()
+    if avx2:
+        flags = ["avx2"]
     widest = next((name for name in ("avx512_vnni", "avx_vnni", "avx2", "i8mm", "asimddp") if name in flags), "scalar")
     return f"{found.get('model name', platform.machine())}, {len(os.sched_getaffinity(0))} processors, {widest}"
 
@@ -338,6 +347,7 @@ def main():
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--keep", action="store_true")
     parser.add_argument("--mlx", action="store_true")
+    parser.add_argument("--avx2", action="store_true")
     parser.add_argument("--candle")
     parser.add_argument("--what", default="speed", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -350,11 +360,11 @@ def main():
         subprocess.run([arguments.program, "--convert", arguments.gguf, FOLDER], check=True)
     found = list(rows(measure(arguments)))
     if not arguments.quick:
-        found += lines([arguments.program, FOLDER, "--agreement", "--threads", str(arguments.threads)])[0]
-    print(f"{machine()}: {arguments.runs} runs in turn, {arguments.threads} threads, medians")
+        found += lines([*of_ours(arguments), "--agreement"])[0]
+    print(f"{machine(arguments.avx2)}: {arguments.runs} runs in turn, {arguments.threads} threads, medians")
     for row in found:
         print(json.dumps(row))
-    compare(found, arguments.keep)
+    compare(found, arguments.keep, arguments.avx2)
     return None
 
 

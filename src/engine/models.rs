@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use crate::engine::backend::cpu::cache::BEYOND_WINDOW;
-use crate::engine::backend::cpu::{Activations, Cpu};
+use crate::engine::backend::cpu::{Activations, Cpu, InstructionSet};
 #[cfg(any(all(target_os = "macos", target_arch = "aarch64"), all(target_os = "linux", feature = "mlx")))]
 use crate::engine::backend::mlx::Mlx;
 use crate::engine::backend::{BackendChoice, BackendError, BackendKind};
@@ -44,8 +44,8 @@ pub struct LoadOptions {
     /// The precision of activations in quantised matrices. MLX knows float32 and the checkpoint's own type, which it takes
     /// for anything else on a GPU.
     pub activations: Activations,
-    /// Whether vector instructions are used; off only to test them.
-    pub simd: bool,
+    /// What the processor computes with.
+    pub instruction_set: InstructionSet,
     /// What is added to the model's matrices.
     pub adapter: Option<AdapterFiles>,
 }
@@ -58,7 +58,7 @@ impl Default for LoadOptions {
             num_batch: None,
             threads: None,
             activations: Activations::default(),
-            simd: true,
+            instruction_set: InstructionSet::default(),
             adapter: None,
         }
     }
@@ -134,7 +134,7 @@ impl Model {
         let runner: Box<dyn Run> = match kind {
             BackendKind::Cpu => {
                 let threads = options.threads.or_else(|| std::thread::available_parallelism().ok().map(Into::into));
-                let cpu = Cpu::new(threads.unwrap_or(1), options.activations, options.simd);
+                let cpu = Cpu::new(threads.unwrap_or(1), options.activations, options.instruction_set);
                 let engine = format!("cpu ({}, {} threads)", cpu.instruction_set(), cpu.threads());
                 let num_batch = options.num_batch.unwrap_or(NUM_BATCH);
                 Box::new(Runner::load(cpu, engine, num_batch, &checkpoint, progress)?)

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use tilekit::engine::backend::BackendChoice;
-use tilekit::engine::backend::cpu::Activations;
+use tilekit::engine::backend::cpu::{Activations, InstructionSet};
 use tilekit::engine::models::{AdapterFiles, ForwardError, LoadOptions, Model};
 use tilekit::verified::VerifiedFolder;
 
@@ -32,9 +32,18 @@ fn read(path: &Path) -> Value {
 }
 
 /// Our own engine; blocks of 7 so that prompts have several.
-fn cpu(activations: Activations, simd: bool) -> LoadOptions {
+fn cpu(activations: Activations, instruction_set: InstructionSet) -> LoadOptions {
     let backend = BackendChoice::Cpu;
-    LoadOptions { backend, activations, simd, num_ctx: 1024, num_batch: Some(7), ..LoadOptions::default() }
+    LoadOptions { backend, activations, instruction_set, num_ctx: 1024, num_batch: Some(7), ..LoadOptions::default() }
+}
+
+fn fastest(activations: Activations) -> LoadOptions {
+    cpu(activations, InstructionSet::default())
+}
+
+/// Without vector instructions.
+fn scalar(activations: Activations) -> LoadOptions {
+    cpu(activations, *InstructionSet::all().last().expect("there is one"))
 }
 
 fn load(folder: &Path, options: &LoadOptions) -> Model {
@@ -123,9 +132,10 @@ fn tiny() -> Vec<(String, PathBuf)> {
 #[test]
 fn tiny_models_compute_what_mlx_lm_computes() {
     for (model, folder) in tiny() {
-        check_tiny(&folder, &cpu(Activations::Float32, true), FLOAT32_TOLERANCE);
-        check_tiny(&folder, &cpu(Activations::Float32, false), FLOAT32_TOLERANCE);
-        check_tiny(&folder, &cpu(Activations::Int16, true), int16_tolerance(&model));
+        for instruction_set in InstructionSet::all() {
+            check_tiny(&folder, &cpu(Activations::Float32, instruction_set), FLOAT32_TOLERANCE);
+            check_tiny(&folder, &cpu(Activations::Int16, instruction_set), int16_tolerance(&model));
+        }
     }
 }
 
@@ -172,7 +182,7 @@ fn the_text_part_of_a_model_that_sees_is_the_text_model() {
     let published =
         ["vision_tower.vision_model.post_layernorm.weight", "multi_modal_projector.mm_soft_emb_norm.weight"];
     let renamed = ["model.vision_tower.vision_model.post_layernorm.weight"];
-    let options = cpu(Activations::Float32, true);
+    let options = fastest(Activations::Float32);
     for (names, more) in
         [(["language_model.model.", "model."], &published[..]), (["model.language_model.", "model."], &renamed[..])]
     {
@@ -210,7 +220,10 @@ fn check_exact(golden: &Value, folder: &Path, options: &LoadOptions) {
 
 #[test]
 fn several_tokens_at_once_are_what_one_after_another_is() {
-    let ways = || [cpu(Activations::Int16, true), cpu(Activations::Int16, false), cpu(Activations::Float32, true)];
+    let ways = || {
+        let int16 = InstructionSet::all().into_iter().map(|instruction_set| cpu(Activations::Int16, instruction_set));
+        int16.chain([fastest(Activations::Float32)]).collect::<Vec<_>>()
+    };
     for (_, folder) in tiny() {
         let golden = read(&folder.join("golden.json"));
         ways().iter().for_each(|options| check_exact(&golden, &folder, options));
@@ -223,7 +236,7 @@ fn several_tokens_at_once_are_what_one_after_another_is() {
 #[test]
 fn the_default_model_answers_what_mlx_lm_answers() {
     let golden = read(&vectors().join("smollm2.json"));
-    let mut model = load(&crate::model::folder(), &cpu(Activations::Int16, true));
+    let mut model = load(&crate::model::folder(), &fastest(Activations::Int16));
     for chat in golden["chats"].as_array().expect("a list") {
         model.truncate(0);
         let expected = tokens(&chat["tokens"]);
@@ -239,7 +252,7 @@ fn the_default_model_answers_what_mlx_lm_answers() {
 /// MLX, whose float32 is what the goldens were made with.
 #[cfg(any(all(target_os = "macos", target_arch = "aarch64"), all(target_os = "linux", feature = "mlx")))]
 fn mlx() -> LoadOptions {
-    LoadOptions { backend: BackendChoice::Mlx, ..cpu(Activations::Float32, true) }
+    LoadOptions { backend: BackendChoice::Mlx, ..fastest(Activations::Float32) }
 }
 
 #[test]
@@ -286,13 +299,13 @@ fn adapted(folder: &Path, options: LoadOptions) -> LoadOptions {
 #[test]
 fn adapters_change_what_mlx_lm_says_they_change() {
     for (adapter, golden, model) in adapters() {
-        let float32 = |simd| cpu(Activations::Float32, simd);
-        check_against(&golden, &model, &adapted(&adapter, float32(true)), FLOAT32_TOLERANCE);
-        check_against(&golden, &model, &adapted(&adapter, float32(false)), FLOAT32_TOLERANCE);
-        let int16 = LoadOptions { threads: Some(3), ..cpu(Activations::Int16, true) };
+        let float32 = || fastest(Activations::Float32);
+        check_against(&golden, &model, &adapted(&adapter, float32()), FLOAT32_TOLERANCE);
+        check_against(&golden, &model, &adapted(&adapter, scalar(Activations::Float32)), FLOAT32_TOLERANCE);
+        let int16 = LoadOptions { threads: Some(3), ..fastest(Activations::Int16) };
         check_against(&golden, &model, &adapted(&adapter, int16), INT16_TOLERANCE);
         // Without it, the model says what it says without it.
-        let mut plain = load(&model, &float32(true));
+        let mut plain = load(&model, &float32());
         let mut greedy = vec![argmax(&forward(&mut plain, &tokens(&golden["prompt"])))];
         while greedy.len() < 32 {
             greedy.push(argmax(&forward(&mut plain, &[greedy[greedy.len() - 1]])));
@@ -302,7 +315,7 @@ fn adapters_change_what_mlx_lm_says_they_change() {
         let memory = |options: &LoadOptions| {
             Model::memory_bytes(&VerifiedFolder::unlisted(&model), options).expect("the headers are right")
         };
-        assert!(memory(&adapted(&adapter, float32(true))) > memory(&float32(true)));
+        assert!(memory(&adapted(&adapter, float32())) > memory(&float32()));
     }
 }
 
@@ -316,7 +329,7 @@ fn adapters_change_over_mlx_what_mlx_lm_says_they_change() {
 
 #[test]
 fn a_model_refuses_what_it_cannot_compute() {
-    let mut model = load(&vectors().join("tiny/llama-tied/bf16"), &cpu(Activations::Int16, true));
+    let mut model = load(&vectors().join("tiny/llama-tied/bf16"), &fastest(Activations::Int16));
     forward(&mut model, &[1, 2, 3]);
     let outside = model.config().vocab_size as u32;
     let error = model.forward(&[1, outside], &|| false).expect_err("there is no such token");

@@ -40,6 +40,35 @@ pub enum Activations {
     Float32,
 }
 
+/// An instruction set that this processor has and that kernels are made for; the fastest unless chosen otherwise, which is
+/// for tests and measurements.
+#[derive(Clone, Copy)]
+pub struct InstructionSet(Kernels);
+
+impl InstructionSet {
+    /// All of them, the fastest first; the last is the processor's scalar instructions.
+    pub fn all() -> Vec<Self> {
+        Kernels::all().into_iter().map(Self).collect()
+    }
+
+    /// What it is called.
+    pub const fn name(&self) -> &'static str {
+        self.0.name
+    }
+}
+
+impl Default for InstructionSet {
+    fn default() -> Self {
+        Self(Kernels::all()[0])
+    }
+}
+
+impl std::fmt::Debug for InstructionSet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
 /// Our own SIMD engine.
 pub struct Cpu {
     kernels: Kernels,
@@ -98,9 +127,9 @@ impl<T> Shared<T> {
 }
 
 impl Cpu {
-    /// Starts the threads. `simd` off computes without vector instructions, for tests.
-    pub fn new(threads: usize, activations: Activations, simd: bool) -> Self {
-        let kernels = if simd { Kernels::detect() } else { Kernels::scalar() };
+    /// Starts the threads.
+    pub fn new(threads: usize, activations: Activations, instruction_set: InstructionSet) -> Self {
+        let kernels = instruction_set.0;
         Self { kernels, pool: RefCell::new(Pool::new(threads)), activations, order: RefCell::default() }
     }
 

@@ -9,7 +9,7 @@ use half::f16;
 #[cfg(target_arch = "aarch64")]
 use super::simd::Neon;
 #[cfg(target_arch = "x86_64")]
-use super::simd::{Avx2, Avx512};
+use super::simd::{Avx2, Avx512, AvxVnni};
 use super::simd::{Scalar, Simd};
 use crate::engine::checkpoint::Dtype;
 
@@ -121,49 +121,32 @@ const fn parts_idx(parts: Dtype) -> usize {
 }
 
 impl Kernels {
-    /// The fastest kernels that this processor runs.
-    pub(super) fn detect() -> Self {
+    /// All kernels that this processor runs, the fastest first; those without vector instructions are last.
+    pub(super) fn all() -> Vec<Self> {
+        let mut all = Vec::new();
         #[cfg(target_arch = "x86_64")]
         {
-            if is_x86_feature_detected!("avx512f")
+            let has_avx2 =
+                is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
+            if has_avx2
+                && is_x86_feature_detected!("avx512f")
                 && is_x86_feature_detected!("avx512bw")
                 && is_x86_feature_detected!("avx512vl")
                 && is_x86_feature_detected!("avx512vnni")
             {
-                return avx512::KERNELS;
+                all.push(avx512::KERNELS);
             }
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c") {
-                return avx2::KERNELS;
+            if has_avx2 && is_x86_feature_detected!("avxvnni") {
+                all.push(avx_vnni::KERNELS);
+            }
+            if has_avx2 {
+                all.push(avx2::KERNELS);
             }
         }
         // Every 64-bit ARM processor has NEON.
         #[cfg(target_arch = "aarch64")]
-        return neon::KERNELS;
-        #[cfg(not(target_arch = "aarch64"))]
-        scalar::KERNELS
-    }
-
-    /// The kernels without vector instructions.
-    pub(super) fn scalar() -> Self {
-        scalar::KERNELS
-    }
-
-    /// All kernels that this processor runs.
-    #[cfg(test)]
-    pub(super) fn all() -> Vec<Self> {
-        #[allow(unused_mut, reason = "elsewhere there is one")]
-        let mut all = vec![scalar::KERNELS];
-        #[cfg(target_arch = "x86_64")]
-        {
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c") {
-                all.push(avx2::KERNELS);
-            }
-            if Self::detect().lanes == 16 {
-                all.push(avx512::KERNELS);
-            }
-        }
-        #[cfg(target_arch = "aarch64")]
         all.push(neon::KERNELS);
+        all.push(scalar::KERNELS);
         all
     }
 
@@ -174,7 +157,7 @@ impl Kernels {
     /// meanwhile. The same holds for the other products.
     pub(super) unsafe fn integer(&self, bits: usize, parts: Dtype, task: &BlockTask<'_>, out: *mut f32) {
         task.check_codes();
-        // SAFETY: `detect` saw the instruction set, and the lengths were just checked; `out` by the caller.
+        // SAFETY: `all` saw the instruction set, and the lengths were just checked; `out` by the caller.
         unsafe { self.integer[usize::from(bits == 8)][parts_idx(parts)](task, out) }
     }
 
@@ -222,7 +205,7 @@ impl Kernels {
     /// Quantises one group to 16 bits: its scale, and scale times the sum of the codes.
     pub(super) fn quantise(&self, group: &[f32], codes: &mut [i16]) -> (f32, f32) {
         assert!(group.len() == codes.len() && group.len().is_multiple_of(16));
-        // SAFETY: `detect` saw the instruction set, and the lengths were just checked.
+        // SAFETY: `all` saw the instruction set, and the lengths were just checked.
         unsafe { (self.quantise)(group, codes) }
     }
 
@@ -237,7 +220,7 @@ impl Kernels {
     ) {
         let span = task.span(scores.len());
         assert!(keys.len() >= span && values.len() >= span && out.len() == task.query.len());
-        // SAFETY: `detect` saw the instruction set, and the lengths were just checked.
+        // SAFETY: `all` saw the instruction set, and the lengths were just checked.
         unsafe { (self.attend)(task, keys, values, scores, out) }
     }
 
@@ -252,7 +235,7 @@ impl Kernels {
     ) {
         let span = task.span(scores.len());
         assert!(keys.len() >= span && values.len() >= span && out.len() == task.query.len());
-        // SAFETY: `detect` saw the instruction set, and the lengths were just checked.
+        // SAFETY: `all` saw the instruction set, and the lengths were just checked.
         unsafe { (self.attend_half)(task, keys, values, scores, out) }
     }
 
@@ -266,7 +249,7 @@ impl Kernels {
         out: &mut [f32],
     ) {
         task.check(self.lanes, keys.len(), values.len(), scores.len(), out.len());
-        // SAFETY: `detect` saw the instruction set, and the lengths were just checked.
+        // SAFETY: `all` saw the instruction set, and the lengths were just checked.
         unsafe { (self.tile)(task, keys, values, scores, out) }
     }
 
@@ -280,35 +263,35 @@ impl Kernels {
         out: &mut [f32],
     ) {
         task.check(self.lanes, keys.len(), values.len(), scores.len(), out.len());
-        // SAFETY: `detect` saw the instruction set, and the lengths were just checked.
+        // SAFETY: `all` saw the instruction set, and the lengths were just checked.
         unsafe { (self.tile_half)(task, keys, values, scores, out) }
     }
 
     /// `silu(gate) · up` in place.
     pub(super) fn silu_gate(&self, gate: &mut [f32], up: &[f32]) {
         assert_eq!(gate.len(), up.len());
-        // SAFETY: `detect` saw the instruction set, and the lengths were just checked.
+        // SAFETY: `all` saw the instruction set, and the lengths were just checked.
         unsafe { (self.silu_gate)(gate, up) }
     }
 
     /// `gelu(gate) · up` in place, by tanh.
     pub(super) fn gelu_gate(&self, gate: &mut [f32], up: &[f32]) {
         assert_eq!(gate.len(), up.len());
-        // SAFETY: `detect` saw the instruction set, and the lengths were just checked.
+        // SAFETY: `all` saw the instruction set, and the lengths were just checked.
         unsafe { (self.gelu_gate)(gate, up) }
     }
 
     /// gpt-oss's gate in place; see `Backend::clipped_swiglu`.
     pub(super) fn clipped_swiglu(&self, gate: &mut [f32], up: &[f32], alpha: f32, limit: f32) {
         assert_eq!(gate.len(), up.len());
-        // SAFETY: `detect` saw the instruction set, and the lengths were just checked.
+        // SAFETY: `all` saw the instruction set, and the lengths were just checked.
         unsafe { (self.clipped_swiglu)(gate, up, alpha, limit) }
     }
 
     /// Root-mean-square norm of one row.
     pub(super) fn rms_norm(&self, x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) {
         assert!(x.len() == weight.len() && x.len() == out.len());
-        // SAFETY: `detect` saw the instruction set, and the lengths were just checked.
+        // SAFETY: `all` saw the instruction set, and the lengths were just checked.
         unsafe { (self.rms_norm)(x, weight, epsilon, out) }
     }
 }
@@ -316,6 +299,8 @@ impl Kernels {
 entry_points!(scalar, Scalar, "scalar");
 #[cfg(target_arch = "x86_64")]
 entry_points!(avx2, Avx2, "AVX2", #[target_feature(enable = "avx2,fma,f16c")]);
+#[cfg(target_arch = "x86_64")]
+entry_points!(avx_vnni, AvxVnni, "AVX-VNNI", #[target_feature(enable = "avx2,fma,f16c,avxvnni")]);
 #[cfg(target_arch = "x86_64")]
 entry_points!(avx512, Avx512, "AVX-512 VNNI", #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]);
 #[cfg(target_arch = "aarch64")]

@@ -13,6 +13,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle, Thread};
 
+use super::simd::prefetch;
+
 /// How many times a thread looks before it sleeps: some 20 µs.
 const SPINS: u32 = 6_000;
 
@@ -199,18 +201,6 @@ impl Shared {
             self.gate.fetch_sub(1, Ordering::Release);
         }
     }
-}
-
-/// Asks for a cache line; nothing is read, wherever it lies.
-fn prefetch(address: usize) {
-    // SAFETY: the instruction is part of the architecture and reads nothing.
-    #[cfg(target_arch = "x86_64")]
-    unsafe {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T1>(std::ptr::without_provenance(address));
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = address;
 }
 
 impl Drop for Pool {

@@ -106,7 +106,7 @@ fn quantised_matrices_multiply_as_float64_does() {
                 let linear = matrix(&mut noise, 2 * kernels.lanes + 5, 256, form, kernels.lanes);
                 for activations in [Activations::Int16, Activations::Float32] {
                     let cpu = cpu(kernels, 1, activations);
-                    for tokens in [1, 2, 3, 4, 5, 6, 7, 8, 11] {
+                    for tokens in [1, 2, 3, 4, 5, 6, 7, 8, 11, 27] {
                         let x = Tensor { rows: tokens, width: 256, values: noise.floats(tokens * 256) };
                         let [found] = cpu.linears(&x, [&linear]);
                         let what = format!("{} {form:?} {activations:?}, {tokens} tokens", kernels.name);
@@ -117,7 +117,32 @@ fn quantised_matrices_multiply_as_float64_does() {
             }
         }
     }
-    assert_eq!(checked, Kernels::all().len() * 6 * 3 * 2 * 9);
+    assert_eq!(checked, Kernels::all().len() * 6 * 3 * 2 * 10);
+}
+
+/// The sums of a group are whole numbers of 32 bits: the largest ones must fit.
+#[test]
+fn the_largest_codes_and_activations_fit() {
+    for kernels in Kernels::all() {
+        for (bits, group_size) in [(4, 32), (4, 64), (4, 128), (8, 32), (8, 64), (8, 128)] {
+            let form = Form::Affine { bits, group_size, parts: Dtype::F32 };
+            let mut matrix = Matrix::zeros(16, 256, form, kernels.lanes, &mut Arena::default());
+            matrix.set_codes(0, &vec![0xFF; 16 * 256 * bits / 8], bits);
+            for (part, value) in [(0, 1.0), (1, 0.0)] {
+                matrix.set_parts(0, &stored(&vec![value; 16 * 256 / group_size], Dtype::F32), part);
+            }
+            let linear = Linear { matrix, bias: None, adapter: None };
+            for tokens in [1, 2, 4, 8, 12] {
+                for x in [1.0, -1.0] {
+                    let activations = Tensor { rows: tokens, width: 256, values: vec![x; tokens * 256] };
+                    let [found] = cpu(kernels, 1, Activations::Int16).linears(&activations, [&linear]);
+                    let exact = x * 256.0 * ((1 << bits) - 1) as f32;
+                    let near = found.values.iter().all(|value| (value - exact).abs() <= exact.abs() * 1e-5);
+                    assert!(near, "{} {form:?} {tokens} tokens: {:?}", kernels.name, found.values);
+                }
+            }
+        }
+    }
 }
 
 #[test]
@@ -126,7 +151,7 @@ fn mxfp4_matrices_multiply_as_float64_does() {
     for kernels in Kernels::all() {
         let linear = matrix(&mut noise, 2 * kernels.lanes + 5, 256, Form::Mxfp4, kernels.lanes);
         for activations in [Activations::Int16, Activations::Float32] {
-            for tokens in [1, 2, 7, 8, 11] {
+            for tokens in [1, 2, 7, 8, 11, 27] {
                 let x = Tensor { rows: tokens, width: 256, values: noise.floats(tokens * 256) };
                 let [found] = cpu(kernels, 1, activations).linears(&x, [&linear]);
                 let what = format!("{} {activations:?}, {tokens} tokens", kernels.name);
@@ -199,7 +224,7 @@ fn float_matrices_multiply_as_float64_does() {
         for dtype in PARTS {
             // Neither the rows nor the columns are a multiple of anything.
             let linear = matrix(&mut noise, 2 * kernels.lanes + 3, 77, Form::Dense(dtype), kernels.lanes);
-            for tokens in [1, 2, 3, 4, 5, 6, 7, 8, 11] {
+            for tokens in [1, 2, 3, 4, 5, 6, 7, 8, 11, 27] {
                 let x = Tensor { rows: tokens, width: 77, values: noise.floats(tokens * 77) };
                 let [found] = cpu(kernels, 1, Activations::Int16).linears(&x, [&linear]);
                 assert_product(&x, &linear, &found, false, &format!("{} {dtype:?}, {tokens} tokens", kernels.name));

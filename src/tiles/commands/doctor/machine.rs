@@ -1,6 +1,6 @@
 //! What the machine gives: engine, memory, and what it enforces for the person's secrets.
 
-use tilekit::engine::backend::cpu::{Activations, Cpu};
+use tilekit::engine::backend::cpu::{Activations, Cpu, InstructionSet};
 use tilekit::engine::backend::{BackendChoice, BackendKind};
 use tilekit::host::{Host, MEMORY_RESERVE_BYTES, Protection, Swap};
 
@@ -25,7 +25,7 @@ pub(super) fn engine(host: &Host) -> Result<EngineInUse, Failure> {
     let description = match kind {
         BackendKind::Mlx => format!("mlx: {why}"),
         BackendKind::Cpu => {
-            let cpu = Cpu::new(host.physical_cores, Activations::default(), true);
+            let cpu = Cpu::new(host.physical_cores, Activations::default(), InstructionSet::default());
             format!("cpu, {} with {} threads: {why}", cpu.instruction_set(), cpu.threads())
         }
     };

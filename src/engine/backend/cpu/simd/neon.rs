@@ -30,6 +30,7 @@ macro_rules! both {
 // SAFETY: the intrinsics are those of NEON.
 unsafe impl Simd for Neon {
     const LANES: usize = 8;
+    const IS_FUSED: bool = true;
     type I = Ints;
     type F = Floats;
     type Pairs = Pairs;
@@ -38,6 +39,11 @@ unsafe impl Simd for Neon {
     unsafe fn shr<const BITS: u32>(a: Pairs) -> Pairs {
         // SAFETY: the caller has NEON. A shift to the left by less than nothing is one to the right.
         unsafe { both!(vshlq_u16, a, [vdupq_n_s16(-(BITS as i16)); 2]) }
+    }
+    #[inline(always)]
+    unsafe fn shr_i<const BITS: u32>(a: Ints) -> Ints {
+        // SAFETY: the caller has NEON. As above.
+        unsafe { both!(vshlq_s32, a, [vdupq_n_s32(-(BITS as i32)); 2]) }
     }
     intrinsics! {
         load_pairs(from: *const u32) -> Pairs = {
