@@ -1,8 +1,9 @@
 //! Syncing with linked drives: finding those that are there, and exchanging operations with each until all have the same. And
 //! handing models from one to another.
 //!
-//! Nothing here is touched unless the person runs `tiles sync`, `tiles model send` or `tiles model receive`. [`sync_drives`] is the way in from what isn't async: the
-//! thread that calls it keeps the store, and serves the exchanges.
+//! Nothing here is touched unless the person runs `tiles sync`, `tiles model send`, `tiles model receive` or
+//! `tiles model list --peers`. [`sync_drives`] is the way in from what isn't async: the thread that calls it keeps the store,
+//! and serves the exchanges.
 
 mod chunk;
 mod error;
@@ -19,7 +20,7 @@ pub use chunk::{CHUNK_BYTES_MAX, CHUNK_CONTENT_BYTES_MAX, read as read_chunk};
 pub use error::SyncError;
 pub use exchange::{ROUND_BYTES, ROUNDS_MAX};
 pub use frame::{FRAME_TIMEOUT, Frame, SYNC_VERSION, Wants};
-pub use handover::{Handover, give_model, take_model};
+pub use handover::{Handover, give_model, model_offers, take_model};
 pub use hint::Hint;
 pub use models::{ModelOffer, Offered, read_offer, store_folder};
 pub use report::{Amount, Progress, Report};

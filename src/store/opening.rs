@@ -188,6 +188,8 @@ pub(super) fn configure(connection: &Connection, access: Access) -> rusqlite::Re
     ] {
         connection.set_db_config(config, on)?;
     }
+    // There are more than the usual 16 that are used again and again.
+    connection.set_prepared_statement_cache_capacity(64);
     connection.execute_batch(
         "PRAGMA locking_mode = EXCLUSIVE;
          PRAGMA synchronous = FULL;

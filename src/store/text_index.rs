@@ -30,6 +30,9 @@ pub(super) struct Adding {
     waiting: Vec<i64>,
 }
 
+/// Notes that the messages of a list in JSON wait.
+const WAITS: &str = "INSERT INTO unindexed (message) SELECT value FROM json_each(?1)";
+
 impl Adding {
     pub(super) fn new(when: Indexing) -> Self {
         Self { when, waiting: Vec::new() }
@@ -49,12 +52,17 @@ impl Adding {
         if !self.waiting.is_empty() {
             // One statement a message would take longer than the message itself.
             let list = format!("{:?}", self.waiting);
-            let sql = "INSERT INTO unindexed (message) SELECT value FROM json_each(?1)";
-            connection.prepare_cached(sql)?.execute([list])?;
+            connection.prepare_cached(WAITS)?.execute([list])?;
             self.waiting.clear();
         }
         Ok(())
     }
+}
+
+/// Compiles what notes that messages wait.
+pub(super) fn prepare(connection: &Connection) -> Result<(), Trouble> {
+    connection.prepare_cached(WAITS)?;
+    Ok(())
 }
 
 fn insert(connection: &Connection, seq: i64, content: &str) -> Result<(), Trouble> {

@@ -34,6 +34,8 @@ pub const ROUND_BYTES: u64 = 64 << 20;
 /// How many chunks that were read and checked wait for the store. They go into its next transaction together: what a drive
 /// takes longest for is to say that a transaction is on it.
 const CHUNKS_WAITING_MAX: usize = 4;
+/// Up to so many bytes a chunk is made or read at once: another thread would take longer to wake up.
+const AT_ONCE_BYTES_MAX: usize = 32 << 10;
 /// The most rounds of an exchange.
 pub const ROUNDS_MAX: u32 = 64;
 
@@ -84,10 +86,13 @@ async fn rounds(
         goes_on = round.run(reader, writer).await?;
     }
     let now = side.clock.now();
-    side.store.call(move |store, _| store.note_synced(peer, now)).await??;
-    // Until both have seen the other's end, the last words may still be under way.
     writer.shutdown().await?;
-    match timeout(FRAME_TIMEOUT, reader.read(&mut [0])).await {
+    let noting = side.store.call(move |store, _| store.note_synced(peer, now));
+    // Until both have seen the other's end, the last words may still be under way.
+    let mut rest = [0];
+    let (noted, ended) = tokio::join!(noting, timeout(FRAME_TIMEOUT, reader.read(&mut rest)));
+    noted??;
+    match ended {
         Ok(Ok(0)) => Ok(()),
         Ok(Ok(_)) => Err(SyncError::Malformed { what: "something follows the end" }),
         // It has said that all is stored, so how it goes is its own.
@@ -262,8 +267,11 @@ async fn send(side: &Side, plan: Vec<Lacking>, frames: &mpsc::Sender<Frame>) -> 
         }
         sent.ops += gathered.ops;
         sent.messages += gathered.messages;
-        let compressed = tokio::task::spawn_blocking(move || chunk::compress(&gathered.runs));
-        let compressed = compressed.await.map_err(|_| closed())??;
+        let runs = gathered.runs;
+        let compressed = match runs.len() {
+            0..=AT_ONCE_BYTES_MAX => chunk::compress(&runs)?,
+            _ => tokio::task::spawn_blocking(move || chunk::compress(&runs)).await.map_err(|_| closed())??,
+        };
         bytes += compressed.len() as u64;
         frames.send(Frame::Chunk(compressed)).await.map_err(|_| closed())?;
     }
@@ -429,8 +437,12 @@ async fn read_all(
         match (frame, &chunks) {
             (Frame::Chunk(compressed), Some(to_take)) => {
                 let now = side.clock.now();
-                let runs = tokio::task::spawn_blocking(move || chunk::read(&compressed, now));
-                let runs = runs.await.map_err(|_| closed())??;
+                let runs = match compressed.len() {
+                    0..=AT_ONCE_BYTES_MAX => chunk::read(&compressed, now)?,
+                    _ => tokio::task::spawn_blocking(move || chunk::read(&compressed, now))
+                        .await
+                        .map_err(|_| closed())??,
+                };
                 if runs.is_empty() {
                     return Err(SyncError::Malformed { what: "a chunk is empty" });
                 }

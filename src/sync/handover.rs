@@ -1,6 +1,7 @@
 //! Handing a model over: one drive waits with it, the other comes and takes it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, interval, timeout};
 
 use super::error::SyncError;
-use super::models::{BLOBS_ALPN, Given, MODEL_ALPN, Offered, fetch};
+use super::models::{BLOBS_ALPN, Given, MODEL_ALPN, ModelOffer, Offered, fetch};
 use super::run::Plan;
 use crate::did::Did;
 use crate::disk;
@@ -169,7 +170,8 @@ async fn give(net: &Net, given: &Arc<Given>, plan: &Plan, handover: &Arc<dyn Han
                         return Ok(peer);
                     }
                     Ok(Came::Offer(_, Ok(false))) if plan.only.is_some() => return Err(SyncError::Declined),
-                    // Who was cut off comes again.
+                    // Who was cut off comes again, or somebody else does: they only looked, or said no.
+                    Ok(Came::Offer(..)) => handover.waiting(net.endpoint.port()),
                     _ => {}
                 }
             }
@@ -243,13 +245,61 @@ pub fn take_model<E: From<SyncError>>(
     taken.map(|()| peer)
 }
 
+/// Asks the linked drives that give a model what they give, until `plan.patience` is over, and tells `each` once for each
+/// of them. They go on waiting for somebody who takes it.
+///
+/// # Errors
+/// [`SyncError::NotLinked`], [`SyncError::Interrupted`], and what the network can meet.
+pub fn model_offers(
+    store: &Store,
+    identity: &Identity,
+    plan: &Plan,
+    clock: Arc<dyn Clock>,
+    handover: &Arc<dyn Handover>,
+    mut each: impl FnMut(Did, ModelOffer),
+) -> Result<(), SyncError> {
+    let runtime = runtime()?;
+    let looked = runtime.block_on(async {
+        let net = Net::open(store, identity, plan, &[], clock).await?;
+        let looked = look(&net, plan, handover, |offered, _| {
+            each(offered.peer, offered.offer);
+            ControlFlow::Continue(())
+        });
+        let looked = looked.await;
+        net.endpoint.close().await;
+        looked
+    });
+    runtime.shutdown_background();
+    match looked {
+        Ok(()) | Err(SyncError::NobodyCame) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
 /// Looks for a linked drive that gives a model, until one does.
 async fn find(net: &Net, plan: &Plan, handover: &Arc<dyn Handover>) -> Result<(Offered, EndpointAddr), SyncError> {
+    let mut found = None;
+    let looked = look(net, plan, handover, |offered, address| {
+        found = Some((offered, address));
+        ControlFlow::Break(())
+    });
+    looked.await?;
+    found.ok_or(SyncError::NobodyCame)
+}
+
+/// Looks for linked drives that give a model, and asks each that is found until it has said what; `on_offer` ends it.
+async fn look(
+    net: &Net,
+    plan: &Plan,
+    handover: &Arc<dyn Handover>,
+    mut on_offer: impl FnMut(Offered, EndpointAddr) -> ControlFlow<()>,
+) -> Result<(), SyncError> {
     let mut lan = if net.endpoint.is_loopback_only() { None } else { Lan::start(&[], 0)? };
     let labels = net.labels();
     handover.waiting(None);
     let mut asking: JoinSet<Result<(Offered, EndpointAddr), Did>> = JoinSet::new();
     let mut due: HashMap<Did, (EndpointAddr, Instant)> = HashMap::new();
+    let mut told = HashSet::new();
     let relay = plan.network.relay.as_ref().map(Relay::address);
     for did in &net.linked {
         let known: Vec<_> = plan.at.map(TransportAddr::Ip).into_iter().chain(relay.clone()).collect();
@@ -261,7 +311,7 @@ async fn find(net: &Net, plan: &Plan, handover: &Arc<dyn Handover>) -> Result<(O
     loop {
         tokio::select! {
             Some(sighting) = super::run::next_sighting(&mut lan) => {
-                let did = labels.get(&sighting.label);
+                let did = labels.get(&sighting.label).filter(|did| !told.contains(*did));
                 let Some((did, id)) = did.and_then(|did| Some((*did, EndpointId::from_bytes(did.public_key()).ok()?))) else {
                     continue;
                 };
@@ -270,7 +320,13 @@ async fn find(net: &Net, plan: &Plan, handover: &Arc<dyn Handover>) -> Result<(O
                 due.insert(did, (EndpointAddr::from_parts(id, addresses), at));
             }
             Some(asked) = asking.join_next(), if !asking.is_empty() => match asked {
-                Ok(Ok(offered)) => return Ok(offered),
+                Ok(Ok((offered, address))) => {
+                    due.remove(&offered.peer);
+                    told.insert(offered.peer);
+                    if on_offer(offered, address).is_break() {
+                        return Ok(());
+                    }
+                }
                 // It may be syncing, and give a model later.
                 Ok(Err(did)) => if let Some((_, at)) = due.get_mut(&did) {
                     *at = Instant::now() + PAUSE;

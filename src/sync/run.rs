@@ -103,6 +103,9 @@ pub fn sync_drives(
     let protocols: &[&[u8]] = if plan.watch { &[SYNC_ALPN, HINT_ALPN] } else { &[SYNC_ALPN] };
     let endpoint = runtime.block_on(Endpoint::of(identity, protocols, plan.network.clone(), gate.clone()))?;
     let keys = mesh_keys(store)?;
+    // What was done since the last time is signed now, and not while another drive waits for it.
+    store.seal_log(identity)?;
+    store.prepare_exchange()?;
     let (handle, jobs) = store_handle();
     let side = Side { me, store: handle, gate, clock, watcher: Arc::clone(&watcher), round_bytes: ROUND_BYTES };
     let running = runtime.spawn(async move {

@@ -279,6 +279,12 @@ pub(crate) enum ModelCommand {
         /// List models that can be pulled by a short name instead, and whether they fit here
         #[arg(long)]
         available: bool,
+        /// List what linked drives give now with `tiles model send` instead, over the local network
+        #[arg(long, conflicts_with = "available")]
+        peers: bool,
+        /// How long to look for them
+        #[arg(long, value_name = "SECONDS", requires = "peers", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+        wait: u64,
     },
     /// Show one model: where it comes from, its size, licence and files
     Show {

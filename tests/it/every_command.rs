@@ -106,6 +106,8 @@ const ENTRIES: &[Entry] = &[
     refused("sync", 1, "no drive is linked"),
     refused("model send scripted", 1, "no drive is linked"),
     refused("model receive", 1, "no drive is linked"),
+    refused("model list --peers", 1, "no drive is linked"),
+    refused("model list --wait 3", 2, "--peers"),
     refused("data adopt @/copied --copy", 1, "never overwritten"),
     done("data adopt @/copied --copy --bundle @/created", "read back"),
     done("doctor", "engine"),

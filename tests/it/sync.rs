@@ -322,8 +322,16 @@ fn a_model_goes_from_one_drive_to_the_other_and_a_cut_costs_only_what_was_under_
     };
     let take = ["model", "receive", "--yes", "--wait", "30"];
 
-    // It is killed while the weights come.
+    // What is given is listed, and goes on being given.
     let giving = give(&["--wait", "60"]);
+    let listed = there.command(&tiles(&bob, &["model", "list", "--peers", "--json"])).output().expect("it can be run");
+    assert!(listed.status.success(), "{}", String::from_utf8_lossy(&listed.stderr));
+    let listed: Value = serde_json::from_slice(&listed.stdout).expect("it is JSON");
+    assert_eq!(listed.as_array().map(Vec::len), Some(1), "{listed}");
+    assert_eq!((&listed[0]["name"], &listed[0]["is_here"]), (&"smollm2".into(), &false.into()), "{listed}");
+    assert!(listed[0]["size_bytes"].as_u64().is_some_and(|bytes| bytes > 50_000_000), "{listed}");
+
+    // It is killed while the weights come.
     let mut command = there.command(&tiles(&bob, &take));
     let mut taking = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it can be run");
     let partial = bob.root.join("models/pull+smollm2.partial");
@@ -349,6 +357,10 @@ fn a_model_goes_from_one_drive_to_the_other_and_a_cut_costs_only_what_was_under_
     bob.ok(&["model", "verify", "smollm2"]);
     let files = |bundle: &TestBundle| bundle.json(&["model", "show", "smollm2"])["files"].clone();
     assert_eq!(files(&ada), files(&bob));
+    let none =
+        there.command(&tiles(&bob, &["model", "list", "--peers", "--wait", "1"])).output().expect("it can be run");
+    assert!(none.status.success() && none.stdout.is_empty(), "{}", String::from_utf8_lossy(&none.stderr));
+    assert!(String::from_utf8_lossy(&none.stderr).contains("No linked drive gives a model now"));
 
     // Who has it already, and who says no.
     let giving = give(&["drive 1", "--wait", "30"]);

@@ -12,7 +12,7 @@ use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
 
 use super::super::error::Trouble;
 use super::super::text_index::{Adding, Indexing};
-use super::super::{peers, row, turns};
+use super::super::{peers, row, text_index, turns};
 use crate::message::{MessageId, SessionId};
 use crate::oplog::Body;
 use crate::oplog::body::BODY_BYTES_MAX;
@@ -51,6 +51,12 @@ pub(in crate::store) fn apply<'a>(
         apply_to(connection, session, change, when)?;
     }
     if is_about_members { peers::project(connection) } else { Ok(()) }
+}
+
+/// Compiles what puts messages into sessions.
+pub(in crate::store) fn prepare(connection: &Connection) -> Result<(), Trouble> {
+    Filling::new(connection, 0, SessionId([0; 16]), Indexing::Later)?;
+    text_index::prepare(connection)
 }
 
 fn apply_to(connection: &Connection, session: SessionId, change: Change<'_>, when: Indexing) -> Result<(), Trouble> {

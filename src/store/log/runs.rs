@@ -190,6 +190,26 @@ impl Store {
         })
     }
 
+    /// Has ready what an exchange asks and writes, while nobody waits for it yet: statements are compiled, and the pages to
+    /// which most is added are read and decrypted. Together that is a millisecond or two of a short exchange.
+    ///
+    /// # Errors
+    /// What reading can meet.
+    pub fn prepare_exchange(&self) -> Result<(), StoreError> {
+        self.vector()?;
+        self.forked_logs()?;
+        self.read(|connection| {
+            InsertOp::new(connection)?;
+            apply::prepare(connection)?;
+            let last =
+                "SELECT (SELECT max(seq) FROM op), (SELECT max(seq) FROM message), (SELECT max(id) FROM message),
+                (SELECT max(message) FROM unindexed),
+                (SELECT max(number) FROM op WHERE log = (SELECT max(seq) FROM log))";
+            connection.query_row(last, (), |_| Ok(()))?;
+            Ok(())
+        })
+    }
+
     /// How much there is of each log that can be shared.
     ///
     /// # Errors

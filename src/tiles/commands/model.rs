@@ -23,7 +23,7 @@ pub(crate) fn run(app: &App, command: ModelCommand) -> Result<(), Failure> {
         pull::check_allowed(arguments)?;
     }
     let bundle = app.bundle()?;
-    if let ModelCommand::List { available: true } = command {
+    if let ModelCommand::List { available: true, .. } = command {
         return pull::list_available(app, &bundle.models());
     }
     let library = shipped(&bundle)?;
@@ -37,6 +37,7 @@ pub(crate) fn run(app: &App, command: ModelCommand) -> Result<(), Failure> {
                 && !matches!(
                     command,
                     ModelCommand::Pull(_)
+                        | ModelCommand::List { peers: true, .. }
                         | ModelCommand::Import { .. }
                         | ModelCommand::Remove { .. }
                         | ModelCommand::Send { .. }
@@ -50,6 +51,7 @@ pub(crate) fn run(app: &App, command: ModelCommand) -> Result<(), Failure> {
     let open: Open = app.unlock(&bundle, &OnboardingArguments::default())?;
     let library = open.library(&bundle)?;
     let done = match command {
+        ModelCommand::List { peers: true, wait, .. } => handover::list(app, &bundle, &open, &library, wait),
         ModelCommand::Send { name, with } => handover::send(app, &bundle, &open, &library, &name, &with),
         ModelCommand::Receive { with, name, yes } => {
             handover::receive(app, &bundle, &open, library, (&with, name.as_deref(), yes))

@@ -9,7 +9,7 @@ use tilekit::bundle::{Bundle, Verified};
 use tilekit::did::Did;
 use tilekit::library::{HandedModel, Library};
 use tilekit::peer::LinkedDrives;
-use tilekit::sync::{Handover, SyncError, give_model, store_folder, take_model};
+use tilekit::sync::{Handover, SyncError, give_model, model_offers, store_folder, take_model};
 
 use super::{size, with_progress};
 use crate::app::App;
@@ -99,6 +99,54 @@ pub(super) fn send(
 fn screen(app: &App, drives: LinkedDrives, waits: String) -> Arc<Screen> {
     let (terminal, interrupted) = (Arc::clone(&app.terminal), app.interrupt_flag());
     Arc::new(Screen { terminal, interrupted, drives, bar: Mutex::default(), waits })
+}
+
+/// Lists what linked drives give now.
+pub(super) fn list(
+    app: &App,
+    bundle: &Bundle<Verified>,
+    open: &Open,
+    library: &Library,
+    wait: u64,
+) -> Result<(), Failure> {
+    let (plan, drives) = plan(app, bundle, open, &SyncTarget { drive: None, wait, at: None })?;
+    let screen = screen(app, drives, format!("Looking for linked drives that give a model, for {wait} s"));
+    let handover: Arc<dyn Handover> = Arc::clone(&screen) as _;
+    let mut offers = Vec::new();
+    let looked = model_offers(&open.store, &open.identity, &plan, Arc::clone(&app.clock), &handover, |peer, offer| {
+        offers.push((peer, offer.model));
+    });
+    screen.show(None);
+    looked?;
+    // A model may be here under the same name and be another one: the digests say what it is.
+    let is_here = |model: &HandedModel| {
+        library.find(&model.name).is_ok_and(|found| {
+            let found: Vec<_> = found.entries().iter().map(|entry| entry.sha256).collect();
+            model.files.iter().all(|(_, _, sha256)| found.contains(sha256))
+        })
+    };
+    let rows: Vec<_> = offers
+        .iter()
+        .map(|(peer, model)| {
+            json!({ "name": model.name, "size_bytes": model.bytes(), "source": model.source, "licence": model.licence,
+                    "from": peer.to_string(), "is_here": is_here(model) })
+        })
+        .collect();
+    app.print(&json!(rows), || {
+        let row = |(peer, model): &(Did, HandedModel)| {
+            let licence = neutralise_line(model.licence.as_deref().unwrap_or("?")).into_owned();
+            let here = if is_here(model) { "  is here too" } else { "" };
+            let (name, from) = (neutralise_line(&model.name), called(&screen.drives, peer));
+            format!("{name:<28} {:>9}  {licence:<12} from {from}{here}\n", size(model.bytes()))
+        };
+        offers.iter().map(row).collect()
+    })?;
+    app.terminal.say(if offers.is_empty() {
+        "No linked drive gives a model now: run `tiles model send NAME` there."
+    } else {
+        "Take one with `tiles model receive DRIVE`."
+    });
+    Ok(())
 }
 
 /// Takes a model.
