@@ -31,7 +31,7 @@ use self::runner::{Run, Runner};
 const NUM_BATCH: usize = 128;
 
 /// How a model is loaded.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct LoadOptions {
     /// What computes.
     pub backend: BackendChoice,
@@ -48,20 +48,6 @@ pub struct LoadOptions {
     pub instruction_set: InstructionSet,
     /// What is added to the model's matrices.
     pub adapter: Option<AdapterFiles>,
-}
-
-impl Default for LoadOptions {
-    fn default() -> Self {
-        Self {
-            backend: BackendChoice::default(),
-            num_ctx: 0,
-            num_batch: None,
-            threads: None,
-            activations: Activations::default(),
-            instruction_set: InstructionSet::default(),
-            adapter: None,
-        }
-    }
 }
 
 /// A model can't compute what it is asked to.

@@ -323,7 +323,7 @@ async fn look(
                 Ok(Ok((offered, address))) => {
                     due.remove(&offered.peer);
                     told.insert(offered.peer);
-                    if on_offer(offered, address).is_break() {
+                    if on_offer(offered, address).is_break() || told.len() == net.linked.len() {
                         return Ok(());
                     }
                 }

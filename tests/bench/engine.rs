@@ -138,7 +138,7 @@ fn peak_bytes() -> Outcome<u64> {
 
 fn measure(folder: &Path, asked: &Asked) -> Outcome<()> {
     let began = Instant::now();
-    let mut model = load(folder, &asked, NUM_CTX)?;
+    let mut model = load(folder, asked, NUM_CTX)?;
     println!("{}", json!({ "load_ms": began.elapsed().as_secs_f64() * 1e3, "engine": model.engine() }));
     let (mut prefill, mut decode) = (Vec::new(), Vec::new());
     for _ in 0..asked.runs {
