@@ -143,10 +143,12 @@ impl Kernels {
                 all.push(avx2::KERNELS);
             }
         }
-        // Every 64-bit ARM processor has NEON.
-        #[cfg(target_arch = "aarch64")]
-        all.push(neon::KERNELS);
-        all.push(scalar::KERNELS);
+        all.extend([
+            // Every 64-bit ARM processor has NEON.
+            #[cfg(target_arch = "aarch64")]
+            neon::KERNELS,
+            scalar::KERNELS,
+        ]);
         all
     }
 
