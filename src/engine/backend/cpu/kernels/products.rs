@@ -13,14 +13,14 @@ use super::{BlockTask, Simd};
 
 /// How many tokens are computed at once: so many accumulators fit in 32 registers beside the unpacked weights, and none of
 /// their chains waits for a multiplier. 120 billion products a second; 114 with eight tokens and two chains each, as there
-/// are more weights to unpack and sums to add (Sapphire Rapids).
+/// are more weights to unpack and sums to add (Emerald Rapids).
 const TOKENS_MAX: usize = 12;
 
 /// The most tokens for which weights come from memory: with more, blocks are met again and again in a near cache.
 const AHEAD_TOKENS_MAX: usize = 8;
 
 /// How far ahead of what is multiplied a few tokens ask for weights. The processor by itself looks no further than a page,
-/// and where physical pages lie scattered not even that: 6 GB/s a core instead of 20 (Sapphire Rapids, small pages).
+/// and where physical pages lie scattered not even that: 6 GB/s a core instead of 20 (Emerald Rapids, small pages).
 const AHEAD_BYTES: usize = 4096;
 
 /// Loads `LANES` floats of one dtype.
