@@ -96,6 +96,10 @@ pub fn sync_drives(
     if planned.is_empty() {
         return Err(SyncError::NotLinked);
     }
+    // What was done since the last time is signed now, and not while another drive waits for it. Where that fails, as on a
+    // drive that is full, the network isn't touched.
+    store.seal_log(identity)?;
+    store.prepare_exchange()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).enable_all().build();
     let runtime = runtime.map_err(|error| PeerError::Network { why: error.to_string() })?;
     let gate = Gate::of(linked);
@@ -103,9 +107,6 @@ pub fn sync_drives(
     let protocols: &[&[u8]] = if plan.watch { &[SYNC_ALPN, HINT_ALPN] } else { &[SYNC_ALPN] };
     let endpoint = runtime.block_on(Endpoint::of(identity, protocols, plan.network.clone(), gate.clone()))?;
     let keys = mesh_keys(store)?;
-    // What was done since the last time is signed now, and not while another drive waits for it.
-    store.seal_log(identity)?;
-    store.prepare_exchange()?;
     let (handle, jobs) = store_handle();
     let side = Side { me, store: handle, gate, clock, watcher: Arc::clone(&watcher), round_bytes: ROUND_BYTES };
     let running = runtime.spawn(async move {
